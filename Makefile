@@ -1,0 +1,32 @@
+# Every target sets up what it needs in .venv; nothing outside the checkout is touched.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test sweep lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)   ## translate a sentence: make demo MODEL=path-or-hub-name
+	@test -n "$(MODEL)" || { echo "make demo needs a checkpoint: make demo MODEL=path-or-hub-name"; exit 2; }
+	$(BIN)/quintet run "translate English to German: The house is wonderful." --model "$(MODEL)"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint       ## the tests: style and types first, then behaviour
+	$(BIN)/python -m pytest -n auto
+
+bench: $(READY)  ## side by side with the reference, on this machine
+	$(BIN)/python benchmarks/compare.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
