@@ -1,0 +1,15 @@
+"""Fixtures every test may use."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `shared` beside the checkout: a real checkpoint, real vocabularies, real text."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder `shared` beside the checkout (real vocabularies and a trained checkpoint)")
+    return SHARED
