@@ -1,1 +1,12 @@
-"""checkpoint"""
+"""Weight files read as named tensors, and named tensors written as weight files.
+
+This room knows file formats: no model, no configuration. A further format is a class with the surface of `TensorFile`
+and a line in `reading.py` that opens it.
+"""
+
+from quintet.checkpoint.errors import CheckpointError
+from quintet.checkpoint.reading import Checkpoint, TensorFile, open_checkpoint
+from quintet.checkpoint.staging import staged
+from quintet.checkpoint.writing import save_tensors
+
+__all__ = ["Checkpoint", "CheckpointError", "TensorFile", "open_checkpoint", "save_tensors", "staged"]
