@@ -143,7 +143,7 @@ class Source:
         return known is _CACHED_NO_EXIST
 
     def _check_cached(self, filename: str, error: Exception) -> None:
-        """The Hub did not answer: a file counts as absent if the rest of this revision is cached, else that is an error."""
+        """The Hub did not answer: a file counts as absent if this revision is cached without it, else raise OSError."""
         from huggingface_hub import errors, snapshot_download
 
         try:

@@ -41,8 +41,12 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused: it is damaged, or holds more than tensors, and unpickling that could run code. "
             "Nothing of it was run. If you trust its origin, convert it to safetensors."
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle can raise anything: KeyError, AssertionError, struct.error, ...
         raise CheckpointError(f"{path} is not a whole PyTorch file ({error}): fetch or save it again.") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(_is_entry(name, value) for name, value in state.items()):
         raise CheckpointError(f"{path} is not a state dict: it must hold nothing but named tensors.")
     return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _is_entry(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, torch.Tensor)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-from huggingface_hub import split_state_dict_into_shards_factory
+from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from quintet.checkpoint.names import layouts
+from quintet.checkpoint.names import Layout
 from quintet.checkpoint.staging import staged
 
 
@@ -24,26 +26,84 @@ def save_tensors(
     safe_serialization: bool = True,
     variant: str | None = None,
 ) -> list[Path]:
-    """Write `tensors` into `folder`."""
-    [layout] = layouts(variant, use_safetensors=safe_serialization)
-    split = split_state_dict_into_shards_factory(
+    """Write `tensors` into `folder` as the reference lays a checkpoint out; returns the files written.
+
+    All or nothing (see `staged`): a failed or interrupted save leaves the former checkpoint whole, a finished one
+    replaces it. Shards hold at most `max_shard_size` bytes (an int, or a string such as "200MB"), but at least one
+    tensor. `metadata` is added to the header of safetensors files. `safe_serialization=False` writes pickles.
+    Raises ValueError for tensors that overlap in memory or have no data, and for a bad size; OSError if the disk is
+    full or the folder cannot be written.
+    """
+    _check(tensors)
+    layout = Layout(pickled=not safe_serialization, variant=variant)
+    split = _split(tensors, layout, max_shard_size)
+    with staged(folder) as staging:
+        for filename, names in split.filename_to_tensors.items():
+            shard = {name: tensors[name].contiguous() for name in names}
+            if safe_serialization:
+                _write_safetensors(shard, staging / filename, {"format": "pt", **(metadata or {})})
+            else:
+                _write_pickle(shard, staging / filename)
+        written = list(split.filename_to_tensors)
+        if split.is_sharded:
+            (staging / layout.index).write_text(_index(tensors, split), encoding="utf-8")
+            written.append(layout.index)
+    return [Path(folder, filename) for filename in written]
+
+
+def _check(tensors: Mapping[str, torch.Tensor]) -> None:
+    if not tensors:
+        raise ValueError("There are no tensors to save.")
+    for name, tensor in tensors.items():
+        if tensor.is_meta or tensor.layout != torch.strided:
+            raise ValueError(
+                f"Cannot save {name!r}: it must be a dense tensor with data, and is {tensor.layout} on {tensor.device}."
+            )
+    spans = sorted((str(tensor.device), *_span(tensor), name) for name, tensor in tensors.items() if tensor.numel())
+    for (device, _, end, name), (other_device, start, _, other_name) in pairwise(spans):
+        if device == other_device and start < end:
+            raise ValueError(
+                f"{name!r} and {other_name!r} share memory, which a file cannot keep: save it under one name, or clone."
+            )
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses of a tensor's first byte and of the one after its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.itemsize
+
+
+def _split(tensors: Mapping[str, torch.Tensor], layout: Layout, max_shard_size: int | str) -> StateDictSplit:
+    if isinstance(max_shard_size, int) and max_shard_size <= 0:
+        raise ValueError(f"max_shard_size must be positive, and is {max_shard_size}.")
+    return split_state_dict_into_shards_factory(
         dict(tensors),
         get_storage_size=lambda tensor: tensor.nbytes,
         filename_pattern=layout.pattern,
         max_shard_size=max_shard_size,
     )
-    with staged(folder) as staging:
-        for filename, names in split.filename_to_tensors.items():
-            shard = {name: tensors[name].contiguous() for name in names}
-            if safe_serialization:
-                save_file(shard, staging / filename, metadata={"format": "pt", **(metadata or {})})
-            else:
-                torch.save(shard, staging / filename)
-        if split.is_sharded:
-            total = sum(tensor.numel() for tensor in tensors.values())
-            index = {
-                "metadata": {"total_parameters": total, **split.metadata},
-                "weight_map": split.tensor_to_filename,
-            }
-            (staging / layout.index).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return [Path(folder, filename) for filename in split.filename_to_tensors]
+
+
+def _index(tensors: Mapping[str, torch.Tensor], split: StateDictSplit) -> str:
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    notes = {"total_parameters": parameters, **split.metadata}
+    return json.dumps({"metadata": notes, "weight_map": split.tensor_to_filename}, indent=2, sort_keys=True) + "\n"
+
+
+def _write_safetensors(shard: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # what the umask allows; safetensors replaces the file by one only its owner may read
+    try:
+        save_file(shard, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"Cannot write {path.name}: {error}") from error
+    path.chmod(mode)
+
+
+def _write_pickle(shard: dict[str, torch.Tensor], path: Path) -> None:
+    # A pickle stores whole storages: a view of a larger one is cut out first.
+    compact = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in shard.items()}
+    try:
+        torch.save(compact, path)
+    except RuntimeError as error:  # what torch makes of a failed write, the system's reason lost
+        raise OSError(f"Cannot write {path.name}; is the disk full? ({error})") from error
