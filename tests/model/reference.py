@@ -148,6 +148,21 @@ def make_batch(head: str, padding: str = "right", seed: int = 1) -> dict[str, Te
     return {name: value for name, value in batch.items() if padding != "none" or not name.endswith("mask")}
 
 
+def make_labels(head: str, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the head is trained on, as keyword arguments; some labels are -100 where the head ignores those."""
+    if head == "ForConditionalGeneration":
+        targets = batch["decoder_input_ids"]
+        return {"labels": targets.masked_fill(targets == PAD, -100)}
+    if head == "ForSequenceClassification":
+        return {"labels": torch.tensor([2, 0, 1])}
+    if head == "ForTokenClassification":
+        ids = batch["input_ids"]
+        return {"labels": (ids % 3).masked_fill(ids == PAD, -100)}
+    if head == "ForQuestionAnswering":
+        return {"start_positions": torch.tensor([1, 8, 9]), "end_positions": torch.tensor([3, 9, 10])}
+    return {}
+
+
 def _rows(lengths: tuple[int, ...], padding: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     longest = max(lengths)
     ids = torch.full((len(lengths), longest), PAD)
