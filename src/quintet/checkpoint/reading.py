@@ -39,14 +39,19 @@ class Checkpoint:
     for a sharded checkpoint, in its index.
     """
 
-    def __init__(
-        self, location: Mapping[str, str], open_file: Callable[[str], TensorFile], metadata: dict[str, str]
-    ) -> None:
-        """Tensor names to file names, and how a file name is opened (called once each)."""
+    def __init__(self, location: Mapping[str, str], open_shard: Callable[[str], TensorFile], metadata: dict[str, str]):
+        """Tensor names to file names, and how the file of such a name is opened (called once for each, when needed)."""
         self.metadata = metadata
         self._location = location
-        self._open_file = open_file
+        self._open_shard = open_shard
         self._opened: dict[str, TensorFile] = {}
+
+    @classmethod
+    def of_file(cls, file: TensorFile) -> Checkpoint:
+        """The checkpoint that one file is."""
+        checkpoint = cls(dict.fromkeys(sorted(file.names), file.path.name), lambda _: file, file.metadata)
+        checkpoint._opened[file.path.name] = file
+        return checkpoint
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._location)
@@ -91,7 +96,7 @@ class Checkpoint:
     def _file(self, name: str) -> TensorFile:
         filename = self._location[name]
         if filename not in self._opened:
-            file = self._open_file(filename)
+            file = self._open_shard(filename)
             promised = {tensor for tensor, holder in self._location.items() if holder == filename}
             if absent := sorted(promised - file.names):
                 raise CheckpointError(
@@ -112,7 +117,7 @@ def open_checkpoint(source: Source, *, use_safetensors: bool | None = None, vari
     candidates = layouts(variant, use_safetensors=use_safetensors)
     for layout in candidates:
         if (path := source.find(layout.single)) is not None:
-            return _single(path)
+            return Checkpoint.of_file(open_file(path))
         if (path := source.find(layout.index)) is not None:
             return _sharded(source, path)
     raise source.missing(*(name for layout in candidates for name in (layout.single, layout.index)))
@@ -127,11 +132,6 @@ def open_file(path: Path) -> TensorFile:
     if start == _LFS_POINTER:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder.")
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
-
-
-def _single(path: Path) -> Checkpoint:
-    file = open_file(path)
-    return Checkpoint(dict.fromkeys(sorted(file.names), path.name), lambda _: file, file.metadata)
 
 
 def _sharded(source: Source, index_path: Path) -> Checkpoint:
