@@ -15,7 +15,6 @@ import quintet
 from .reference import (
     HEADS,
     VARIANTS,
-    WITH_DECODER,
     Pair,
     all_outputs,
     assert_same,
@@ -34,17 +33,11 @@ def run(pair: Pair, batch: dict[str, Any], **arguments: Any) -> tuple[Any, Any]:
         return pair.ours(**batch, **arguments), pair.theirs(**batch, **arguments)
 
 
-def everything(head: str, variant: str, **changes: Any) -> dict[str, bool]:
-    """Ask for all outputs, but for no cache where the reference cannot give one."""
-    uncached = {"use_cache": False} if VARIANTS[variant].deeper_decoder and head in WITH_DECODER else {}
-    return all_outputs(head, **uncached, **changes)
-
-
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("head", HEADS)
 def test_eager_agrees_in_everything_it_returns(head: str, variant: str, padding: str) -> None:
-    ours, theirs = run(shared_pair(head, variant), make_batch(head, padding), **everything(head, variant))
+    ours, theirs = run(shared_pair(head, variant), make_batch(head, padding), **all_outputs(head))
     assert_same(ours, theirs)
 
 
@@ -53,7 +46,7 @@ def test_eager_agrees_in_everything_it_returns(head: str, variant: str, padding:
 @pytest.mark.parametrize("head", HEADS)
 def test_sdpa_agrees_in_everything_it_returns(head: str, variant: str, padding: str) -> None:
     batch = make_batch(head, padding)
-    arguments = everything(head, variant, output_attentions=False)
+    arguments = all_outputs(head, output_attentions=False)
     ours, theirs = run(shared_pair(head, variant, "sdpa"), batch, **arguments)
     if "decoder_attention_mask" in batch:
         mask = batch["decoder_attention_mask"]
@@ -64,7 +57,7 @@ def test_sdpa_agrees_in_everything_it_returns(head: str, variant: str, padding: 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("head", HEADS)
 def test_sdpa_gives_the_attention_weights_it_is_asked_for(head: str, variant: str) -> None:
-    ours, theirs = run(shared_pair(head, variant, "sdpa"), make_batch(head, "left"), **everything(head, variant))
+    ours, theirs = run(shared_pair(head, variant, "sdpa"), make_batch(head, "left"), **all_outputs(head))
     assert_same(ours, theirs)
 
 

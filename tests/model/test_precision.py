@@ -62,9 +62,6 @@ def assert_no_worse(ours: Any, theirs: Any, exact: Any) -> None:
 def test_half_precision_stays_within_its_rounding(head: str, variant: str, backend: str, dtype: torch.dtype) -> None:
     pair, exact = half_pair(head, variant, backend, dtype)
     arguments = all_outputs(head, output_attentions=backend == "eager")
-    arguments.pop("use_cache", None)
-    if VARIANTS[variant].deeper_decoder and "use_cache" in all_outputs(head):
-        arguments["use_cache"] = False
     for padding in ("right", "left"):
         batch = half_batch(head, padding)
         with torch.no_grad():
