@@ -1,5 +1,63 @@
-"""quintet: the T5 family of text-to-text transformers as one small, fast library."""
+"""quintet: the T5 family of text-to-text transformers as one small, fast library.
+
+The public names below are loaded when they are first used: `import quintet` itself imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 from quintet._version import __version__
 
-__all__ = ["__version__"]
+_HEADS = (
+    "Model",
+    "ForConditionalGeneration",
+    "EncoderModel",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
+
+_PUBLIC = {
+    "config": ("T5Config", "MT5Config", "UMT5Config"),
+    "outputs": (
+        "ModelOutput",
+        "BaseModelOutput",
+        "BaseModelOutputWithPastAndCrossAttentions",
+        "Seq2SeqModelOutput",
+        "Seq2SeqLMOutput",
+        "Seq2SeqSequenceClassifierOutput",
+        "Seq2SeqQuestionAnsweringModelOutput",
+        "TokenClassifierOutput",
+    ),
+    "tokenizers": (
+        "BatchEncoding",
+        "AddedToken",
+        "ByT5Tokenizer",
+        "MT5Tokenizer",
+        "MT5TokenizerFast",
+        "T5Tokenizer",
+        "T5TokenizerFast",
+    ),
+    "generation.config": ("GenerationConfig",),
+    "model.cache": ("Cache", "DynamicCache", "EncoderDecoderCache", "StaticCache"),
+    "model.pretrained": ("T5PreTrainedModel",),
+    "model.heads": tuple(f"T5{head}" for head in _HEADS),
+    "model.variants": tuple(f"{variant}{head}" for variant in ("MT5", "UMT5") for head in _HEADS),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"quintet has no {name!r}")
+    value = getattr(importlib.import_module(f"quintet.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,61 @@
+"""Refusals of wrong input to a network, before it fails somewhere deep inside torch.
+
+Checks that look at values, not only at shapes, run on the CPU: on a GPU they would stall every forward pass, and in a
+compiled graph they would break it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def check_one_given(first: object, second: object, names: tuple[str, str]) -> None:
+    """ValueError unless exactly one of two alternative arguments is there."""
+    if first is not None and second is not None:
+        raise ValueError(f"give {names[0]} or {names[1]}, not both")
+    if first is None and second is None:
+        raise ValueError(f"give {names[0]} or {names[1]}: one of them is needed")
+
+
+def check_token_ids(ids: torch.Tensor, vocab_size: int, name: str) -> None:
+    """ValueError for ids that are no integers or not of shape (batch, length); IndexError for one beyond the vocabulary."""
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f"{name} must be integers, got {ids.dtype}")
+    if ids.dim() != 2 or ids.shape[1] == 0:
+        raise ValueError(f"{name} must have the shape (batch, length) with at least one token, got {tuple(ids.shape)}")
+    _check_range(ids, vocab_size, name, IndexError)
+
+
+def check_embeds(embeds: torch.Tensor, d_model: int, name: str) -> None:
+    """ValueError unless embeddings have the shape (batch, length, d_model)."""
+    if embeds.dim() != 3 or embeds.shape[2] != d_model:
+        raise ValueError(f"{name} must have the shape (batch, length, {d_model}), got {tuple(embeds.shape)}")
+
+
+def check_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) -> None:
+    """ValueError unless a mask covers `shape` (batch, keys), directly or with a dimension of queries between."""
+    if mask is None or mask.dim() == 4:
+        return
+    if mask.dim() not in (2, 3) or mask.shape[0] != shape[0] or mask.shape[-1] != shape[1]:
+        raise ValueError(f"{name} must have the shape {shape} (batch, length), got {tuple(mask.shape)}")
+
+
+def check_labels(labels: torch.Tensor, classes: int, name: str = "labels") -> None:
+    """ValueError for labels that are neither in [0, classes) nor -100, which marks positions without a loss."""
+    if labels.is_floating_point():
+        raise ValueError(f"{name} must be integers, got {labels.dtype}")
+    _check_range(labels[labels != -100], classes, name, ValueError)
+
+
+def check_head_mask(mask: torch.Tensor, layers: int, heads: int, name: str) -> None:
+    """ValueError unless a head mask has the shape (heads,) or (layers, heads)."""
+    if tuple(mask.shape) not in ((heads,), (layers, heads)):
+        raise ValueError(f"{name} must have the shape ({heads},) or ({layers}, {heads}), got {tuple(mask.shape)}")
+
+
+def _check_range(values: torch.Tensor, limit: int, name: str, error: type[Exception]) -> None:
+    if torch.compiler.is_compiling() or values.device.type != "cpu" or values.numel() == 0:
+        return
+    low, high = (bound.item() for bound in values.aminmax())
+    if low < 0 or high >= limit:
+        raise error(f"{name} must be from 0 to {limit - 1}, got {low if low < 0 else high}")

@@ -1,0 +1,56 @@
+"""How T5's parameters are drawn before training: one table, after mesh-tensorflow and the reference.
+
+Standard deviations absorb what other transformers do by scaling: q is drawn so small that scores need no 1/sqrt(d_kv).
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from quintet.config import T5Config
+
+
+def _standard_deviations(config: T5Config) -> dict[str, float]:
+    """Patterns of parameter names and the standard deviation of each, for initializer_factor 1."""
+    d_model, d_kv, d_ff, heads = config.d_model, config.d_kv, config.d_ff, config.num_heads
+    return {
+        r"(shared|embed_tokens|lm_head)\.weight": 1.0,
+        r"Attention\.q\.weight": (d_model * d_kv) ** -0.5,
+        r"Attention\.[kv]\.weight": d_model**-0.5,
+        r"Attention\.o\.weight": (heads * d_kv) ** -0.5,
+        r"relative_attention_bias\.weight": d_model**-0.5,
+        r"\.wi(_[01])?\.weight": d_model**-0.5,
+        r"\.wo\.weight": d_ff**-0.5,
+        r"qa_outputs\.weight": d_model**-0.5,
+        r"classification_head\.(dense|out_proj)\.weight": d_model**-0.5,
+        r"^classifier\.weight": 1.0,
+    }
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, config: T5Config, names: set[str] | None = None) -> None:
+    """Draw the parameters of the given names (all if None) anew, in place.
+
+    Normalisation weights become `initializer_factor`, biases of task heads 0, all others normal with mean 0. Raises
+    KeyError for a parameter that no rule covers.
+    """
+    deviations = _standard_deviations(config)
+    for name, parameter in model.named_parameters():
+        if names is not None and name not in names:
+            continue
+        if name.endswith("layer_norm.weight"):
+            parameter.fill_(config.initializer_factor)
+        elif name.endswith(".bias"):
+            parameter.zero_()
+        else:
+            parameter.normal_(0.0, config.initializer_factor * _lookup(deviations, name))
+
+
+def _lookup(deviations: dict[str, float], name: str) -> float:
+    for pattern, deviation in deviations.items():
+        if re.search(pattern, name):
+            return deviation
+    raise KeyError(f"no rule says how {name} is initialised")

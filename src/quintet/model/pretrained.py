@@ -1,0 +1,294 @@
+"""What every model of the family can do besides computing: load, save, tie, resize, count, prune."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from quintet.checkpoint import save_tensors
+from quintet.config import T5Config
+from quintet.generation.config import GenerationConfig
+from quintet.model import embeddings, loading
+from quintet.model.init import initialize
+from quintet.model.stack import T5Stack
+from quintet.staging import staged
+
+
+class T5PreTrainedModel(nn.Module):
+    """Base of the models. A subclass builds its network in `__init__` and calls `post_init` at the end."""
+
+    config_class: ClassVar[type[T5Config]] = T5Config
+    base_model_prefix: ClassVar[str] = "transformer"
+    main_input_name: ClassVar[str] = "input_ids"
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    unused_in_checkpoint: ClassVar[tuple[str, ...]] = (
+        r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",
+    )
+    """Patterns of names that published checkpoints hold and this model has no use for."""
+    _no_split_modules: ClassVar[list[str]] = ["Block"]  # `accelerate` keeps these on one device
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["wo"]
+
+    generation_config: GenerationConfig | None = None
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        if not isinstance(config, T5Config):
+            raise TypeError(f"{type(self).__name__} takes a T5Config, got {type(config).__name__}")
+        config.validate()
+        self.config = config
+        self.name_or_path = config.name_or_path
+
+    def post_init(self) -> None:
+        """Draw the parameters, tie them, and prune the heads that the configuration names."""
+        if not any(parameter.is_meta for parameter in self.parameters()):
+            initialize(self, self.config)
+        self.tie_weights()
+        if self.config.pruned_heads:
+            self.prune_heads(self.config.pruned_heads)
+
+    # -- loading and saving --------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: T5Config | str | os.PathLike[str] | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        use_safetensors: bool | None = None,
+        variant: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model from a folder or a hub repository; it comes in evaluation mode.
+
+        dtype is a torch dtype or its name, "auto" for the checkpoint's, float32 if not given; float16 keeps `wo` in
+        float32. device_map is a device, "auto", or a dictionary from modules to devices (`accelerate` is needed for
+        more than one). Hub options: revision, cache_dir, token, subfolder, local_files_only, force_download. Further
+        keywords override the configuration (num_labels=3). Weights the checkpoint lacks are drawn as before training
+        and named in one warning. With `output_loading_info`, returns (model, report) with the keys missing_keys,
+        unexpected_keys, mismatched_keys and error_msgs.
+
+        Weights are memory-mapped: a load that changes no dtype reads only what is used. Raises OSError for files that
+        are missing or damaged, ValueError for a wrong option or configuration, TypeError for an unknown keyword, and
+        RuntimeError for sizes that do not fit unless `ignore_mismatched_sizes`.
+        """
+        request = loading.Request(
+            dtype=dtype if dtype is not None else torch_dtype,
+            device_map=device_map,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            use_safetensors=use_safetensors,
+            variant=variant,
+        )
+        model, report = loading.load(cls, pretrained_model_name_or_path, config, request, kwargs)
+        return (model, report.to_dict()) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        variant: str | None = None,
+    ) -> None:
+        """Write config.json, the generation configuration, and the weights (safetensors) into a folder.
+
+        All files or none: an interrupted save leaves what was there. Tied weights are written once. In distributed
+        training only the main process writes; `state_dict` replaces the model's own. Raises OSError if the disk is
+        full or the folder cannot be written, ValueError for a wrong shard size.
+        """
+        if not is_main_process:
+            return
+        tensors = self._unique_tensors(self.state_dict() if state_dict is None else state_dict)
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = self.dtype
+        with staged(save_directory) as folder:
+            self.config.save_pretrained(folder)
+            if self.generation_config is not None:
+                self.generation_config.save_pretrained(folder)
+            save_tensors(
+                tensors, folder, max_shard_size=max_shard_size, safe_serialization=safe_serialization, variant=variant
+            )
+
+    def _unique_tensors(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A state dict without the second names of tied weights."""
+        aliases = self.tied_names()
+        return {name: tensor for name, tensor in state.items() if name not in aliases}
+
+    def tied_names(self) -> dict[str, str]:
+        """The names that stand for a parameter with another name in the file, and that other name."""
+        first: dict[int, str] = {}
+        tied: dict[str, str] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            known = first.setdefault(id(parameter), name)
+            if known != name:
+                tied[name] = known
+        return tied
+
+    # -- embeddings ----------------------------------------------------------------------------------------------
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embeddings, which encoder and decoder share."""
+        return self._base.shared
+
+    def set_input_embeddings(self, new_embeddings: nn.Embedding) -> None:
+        """Replace the token embeddings everywhere."""
+        base = self._base
+        base.shared = new_embeddings
+        for stack in (base.encoder, getattr(base, "decoder", None)):
+            if stack is not None:
+                stack.set_input_embeddings(new_embeddings)
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The layer that turns states into scores of tokens, if this model has one."""
+        return getattr(self, "lm_head", None)
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the output layer; AttributeError for a model without one."""
+        if self.get_output_embeddings() is None:
+            raise AttributeError(f"{type(self).__name__} has no output embeddings")
+        self.lm_head = new_embeddings
+
+    def tie_weights(self) -> None:
+        """Make the output layer use the token embeddings if the configuration says so."""
+        output = self.get_output_embeddings()
+        if output is not None and self.config.tie_word_embeddings:
+            output.weight = self.get_input_embeddings().weight
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Make room for another number of tokens, in input and output; returns the input embeddings.
+
+        Rows of new tokens are drawn around the mean of the old (`mean_resizing`) or as before training. Raises
+        ValueError for a number that is not positive.
+        """
+        size = embeddings.target_size(self.get_input_embeddings(), new_num_tokens, pad_to_multiple_of)
+        if size == self.get_input_embeddings().num_embeddings:
+            return self.get_input_embeddings()
+        self.set_input_embeddings(embeddings.resized_embedding(self.get_input_embeddings(), size, mean_resizing))
+        output = self.get_output_embeddings()
+        if output is not None and not self.config.tie_word_embeddings:
+            self.set_output_embeddings(embeddings.resized_linear(output, size, mean_resizing))
+        elif output is not None:
+            output.out_features = size
+        self.config.vocab_size = size
+        self.tie_weights()
+        return self.get_input_embeddings()
+
+    # -- parts and properties ------------------------------------------------------------------------------------
+
+    @property
+    def _base(self) -> Any:
+        """The module that holds `shared`, `encoder` and, if there is one, `decoder`."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The network without its task head."""
+        return self._base
+
+    def get_encoder(self) -> T5Stack:
+        """The encoder."""
+        return self._base.encoder
+
+    def get_decoder(self) -> T5Stack:
+        """The decoder; AttributeError for a model without one."""
+        return self._base.decoder
+
+    @property
+    def stacks(self) -> list[T5Stack]:
+        """The encoder and, if there is one, the decoder."""
+        return [module for module in self.modules() if isinstance(module, T5Stack)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the embeddings; some weights may have another (`wo` under float16, quantized layers)."""
+        return self.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are, which is where input goes."""
+        return self.get_input_embeddings().weight.device
+
+    @property
+    def attn_implementation(self) -> str:
+        """The attention backend in use."""
+        return self.get_encoder().backend
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many parameters there are, tied ones counted once; embeddings include those of relative positions."""
+        skipped = {
+            id(module.weight) for module in self.modules() if exclude_embeddings and isinstance(module, nn.Embedding)
+        }
+        return sum(
+            parameter.numel()
+            for parameter in self.parameters()
+            if id(parameter) not in skipped and (parameter.requires_grad or not only_trainable)
+        )
+
+    def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
+        """Remove heads of the encoder's self-attention, given by layer; noted in the configuration.
+
+        Other attentions are pruned one by one (`Attention.prune_heads`). Raises ValueError for a layer or head that is
+        not there, or if a layer would keep none.
+        """
+        blocks = self.get_encoder().block
+        for layer, heads in heads_to_prune.items():
+            if not 0 <= int(layer) < len(blocks):
+                raise ValueError(f"layers to prune must be from 0 to {len(blocks) - 1}, got {layer}")
+            attention = blocks[int(layer)].layer[0].SelfAttention
+            attention.prune_heads(heads)
+            self.config.pruned_heads = {**self.config.pruned_heads, int(layer): sorted(attention.pruned_heads)}
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """In training, compute each block again in the backward pass instead of keeping what it computed.
+
+        The keywords are accepted as the reference takes them; checkpoints here are always non-reentrant, which needs
+        no input that requires gradients.
+        """
+        self._set_gradient_checkpointing(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """The opposite of `gradient_checkpointing_enable`."""
+        self._set_gradient_checkpointing(False)
+
+    def _set_gradient_checkpointing(self, enabled: bool) -> None:
+        for stack in self.stacks:
+            stack.gradient_checkpointing = enabled
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether blocks are computed again in the backward pass."""
+        return any(stack.gradient_checkpointing for stack in self.stacks)
+
+    def enable_input_require_grads(self) -> None:
+        """Make the embeddings' output require gradients, for adapters on frozen weights."""
+
+        def require_grad(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            output.requires_grad_(True)
+
+        self._input_grad_hook = self.get_input_embeddings().register_forward_hook(require_grad)
+
+    def disable_input_require_grads(self) -> None:
+        """The opposite of `enable_input_require_grads`."""
+        self._input_grad_hook.remove()
+
+    def _shift_right(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Decoder input from labels: the start token in front, the last token dropped, -100 replaced by padding."""
+        start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
+        if start is None or pad is None:
+            raise ValueError("config.decoder_start_token_id and config.pad_token_id must be set; T5 uses 0 for both")
+        shifted = torch.full_like(input_ids, start)
+        shifted[..., 1:] = input_ids[..., :-1]
+        return shifted.masked_fill(shifted == -100, pad)

@@ -1,0 +1,1 @@
+from quintet.checkpoint.staging import staged  # noqa: F401
