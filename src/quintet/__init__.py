@@ -43,12 +43,13 @@ _PUBLIC = {
     "generation.config": ("GenerationConfig",),
     "model.cache": ("Cache", "DynamicCache", "EncoderDecoderCache", "StaticCache"),
     "model.pretrained": ("T5PreTrainedModel",),
-    "model.heads": tuple(f"T5{head}" for head in _HEADS),
+    "model.heads": ("T5Model", "T5ForConditionalGeneration", "T5EncoderModel"),
+    "model.task_heads": ("T5ForSequenceClassification", "T5ForTokenClassification", "T5ForQuestionAnswering"),
     "model.variants": tuple(f"{variant}{head}" for variant in ("MT5", "UMT5") for head in _HEADS),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

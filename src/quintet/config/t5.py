@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from quintet.config import checks
-from quintet.staging import staged
 from quintet.config.defaults import COMMON, DEFAULT_LABELS, GENERATION, LEGACY
 from quintet.hub import Source
+from quintet.staging import staged
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,23 @@ class T5Config:
         "num_hidden_layers": "num_layers",
         "head_dim": "d_kv",
     }
+    # Set from the keywords, with the defaults of `defaults.COMMON`; those that the package itself reads.
+    return_dict: bool
+    output_hidden_states: bool
+    output_attentions: bool
+    torchscript: bool
+    pruned_heads: dict[int, list[int]]
+    tie_word_embeddings: bool
+    is_encoder_decoder: bool
+    is_decoder: bool
+    architectures: list[str] | None
+    problem_type: str | None
+    task_specific_params: dict[str, Any] | None
+    pad_token_id: int | None
+    eos_token_id: int | list[int] | None
+    decoder_start_token_id: int | None
+    id2label: dict[int, str]
+    label2id: dict[str, int]
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
     def __init__(

@@ -74,7 +74,7 @@ class GenerationConfig:
             Path(folder, GENERATION_CONFIG_NAME).write_text(text, encoding="utf-8")
 
     def updated(self, **options: Any) -> GenerationConfig:
-        """A copy with other options, checked. Raises ValueError for an unknown option or a value that makes no sense."""
+        """A copy with other options, checked. Raises ValueError for an unknown option or a senseless value."""
         for name, greedy in NOT_HERE_YET.items():
             if options.pop(name, greedy) != greedy:
                 raise ValueError(f"{name} is not supported yet: quintet decodes greedily ({name}={greedy})")
@@ -95,7 +95,9 @@ class GenerationConfig:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.cache_implementation not in (None, *CACHES):
-            raise ValueError(f"cache_implementation must be one of {', '.join(CACHES)}, got {self.cache_implementation!r}")
+            raise ValueError(
+                f"cache_implementation must be one of {', '.join(CACHES)}, got {self.cache_implementation!r}"
+            )
 
     @property
     def eos_token_ids(self) -> list[int]:

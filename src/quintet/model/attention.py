@@ -101,10 +101,13 @@ def sdpa_attention(
 
 
 BACKENDS = {"eager": eager_attention, "sdpa": sdpa_attention}
+DEFAULT_BACKEND = "sdpa"
 
 
-def check_backend(name: str) -> str:
-    """The name, if it is a backend; ValueError otherwise."""
+def choose_backend(name: str | None) -> str:
+    """The backend of that name, or the default; ValueError for a name that is none."""
+    if name is None:
+        return DEFAULT_BACKEND
     if name not in BACKENDS:
-        raise ValueError(f"attn_implementation must be one of {', '.join(BACKENDS)}, got {name!r}")
+        raise ValueError(f"attn_implementation {name!r} is not known; it must be one of {', '.join(BACKENDS)}")
     return name

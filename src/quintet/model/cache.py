@@ -40,10 +40,6 @@ class CacheLayer:
         """Forget everything."""
         raise NotImplementedError
 
-    def crop(self, max_length: int) -> None:
-        """Keep the first `max_length` positions; a negative number drops that many from the end."""
-        raise NotImplementedError
-
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep the given rows of the batch, in that order; a row may come several times, as in beam search."""
         if self.keys is not None:
@@ -132,10 +128,6 @@ class StaticLayer(CacheLayer):
             self.keys.zero_()
             self.values.zero_()
 
-    def crop(self, max_length: int) -> None:
-        """Refused, as in the reference."""
-        raise ValueError("a static cache cannot be cropped; use a DynamicCache, or reset it")
-
 
 class Cache:
     """The layers of one stack's cache, by index."""
@@ -147,7 +139,11 @@ class Cache:
         raise NotImplementedError
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, cache_kwargs: dict[str, Any] | None = None
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        cache_kwargs: dict[str, Any] | None = None,
     ) -> KeyValue:
         """Add keys and values of a layer, at `cache_kwargs["cache_position"]` if static; returns all there are."""
         while len(self.layers) <= layer_idx:
@@ -174,8 +170,7 @@ class Cache:
 
     def crop(self, max_length: int) -> None:
         """Keep the first `max_length` positions; a negative number drops that many from the end."""
-        for layer in self.layers:
-            layer.crop(max_length)
+        raise NotImplementedError
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Give row i the content of row beam_idx[i]."""
@@ -194,16 +189,16 @@ class Cache:
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, layer_idx: int) -> KeyValue:
+    def __getitem__(self, layer_idx: int) -> tuple[torch.Tensor, ...]:
         if layer_idx >= len(self.layers):
             raise KeyError(f"the cache has {len(self.layers)} layers; there is no layer {layer_idx}")
         return self.layers[layer_idx].keys, self.layers[layer_idx].values
 
-    def __iter__(self) -> Iterator[KeyValue]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         return (self[index] for index in range(len(self)))
 
-    def to_legacy_cache(self) -> tuple[KeyValue, ...]:
-        """A tuple of (keys, values) per layer."""
+    def to_legacy_cache(self) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """A tuple of (keys, values) per layer, with those of the source behind if there are any."""
         return tuple(self)
 
 
@@ -225,6 +220,11 @@ class DynamicCache(Cache):
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         """-1: there is no limit."""
         return -1
+
+    def crop(self, max_length: int) -> None:
+        """Keep the first `max_length` positions; a negative number drops that many from the end."""
+        for layer in self.layers:
+            layer.crop(max_length)  # type: ignore[attr-defined]
 
     @classmethod
     def from_legacy_cache(cls, past_key_values: Iterable[KeyValue] | None) -> DynamicCache:
@@ -252,8 +252,12 @@ class StaticCache(Cache):
         """How many positions there is room for."""
         return self.max_cache_len
 
+    def crop(self, max_length: int) -> None:
+        """Refused, as in the reference."""
+        raise ValueError("crop: a static cache cannot be cropped; use a DynamicCache, or reset it")
 
-class EncoderDecoderCache:
+
+class EncoderDecoderCache(Cache):
     """A decoder's two caches: over the target, which grows, and over the source, which is filled once.
 
     `is_updated[layer]` says whether a layer's source keys and values are there.
@@ -261,10 +265,11 @@ class EncoderDecoderCache:
 
     def __init__(self, *caches: Any) -> None:
         """Two caches (self-attention, cross-attention), or one iterable of (keys, values[, cross keys, values])."""
+        super().__init__()
         if len(caches) == 1:
             caches = _split_legacy(caches[0])
         if len(caches) != 2:
-            raise ValueError(f"EncoderDecoderCache takes a self- and a cross-attention cache, got {len(caches)} arguments")
+            raise ValueError(f"EncoderDecoderCache takes a self- and a cross-attention cache, got {len(caches)}")
         if not all(isinstance(cache, Cache) for cache in caches):
             raise TypeError(f"both arguments must be caches, got {', '.join(type(cache).__name__ for cache in caches)}")
         self.self_attention_cache: Cache = caches[0]
@@ -279,15 +284,11 @@ class EncoderDecoderCache:
         """From (keys, values[, cross keys, cross values]) per layer."""
         return cls(past_key_values or ())
 
-    def to_legacy_cache(self) -> tuple[tuple[torch.Tensor, ...], ...]:
-        """(keys, values, cross keys, cross values) per layer."""
-        return tuple(self)
-
     def get_seq_length(self, layer_idx: int = 0) -> Any:
         """How many target positions are filled."""
         return self.self_attention_cache.get_seq_length(layer_idx)
 
-    def get_max_cache_shape(self) -> int:
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         """How many target positions there is room for; -1 if there is no limit."""
         return self.self_attention_cache.get_max_cache_shape()
 

@@ -18,7 +18,7 @@ def check_one_given(first: object, second: object, names: tuple[str, str]) -> No
 
 
 def check_token_ids(ids: torch.Tensor, vocab_size: int, name: str) -> None:
-    """ValueError for ids that are no integers or not of shape (batch, length); IndexError for one beyond the vocabulary."""
+    """ValueError for ids that are no integers or not of shape (batch, length), IndexError for those out of range."""
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, got {ids.dtype}")
     if ids.dim() != 2 or ids.shape[1] == 0:
@@ -45,6 +45,14 @@ def check_labels(labels: torch.Tensor, classes: int, name: str = "labels") -> No
     if labels.is_floating_point():
         raise ValueError(f"{name} must be integers, got {labels.dtype}")
     _check_range(labels[labels != -100], classes, name, ValueError)
+
+
+def check_equal_counts(counts: torch.Tensor, what: str) -> None:
+    """ValueError unless all rows have the same number of something, at least one."""
+    if torch.compiler.is_compiling() or counts.numel() == 0:
+        return
+    if counts.min() != counts.max() or counts.min() == 0:
+        raise ValueError(f"every row must have the same number of {what}, at least one; got {counts.tolist()}")
 
 
 def check_head_mask(mask: torch.Tensor, layers: int, heads: int, name: str) -> None:

@@ -93,7 +93,7 @@ def _default_mask(ids: torch.Tensor | None, mask: torch.Tensor | None, pad: int 
     return (ids != pad).long()
 
 
-def _encode(model: T5ForConditionalGeneration, encoder_outputs: Any, **inputs: Any) -> torch.Tensor:
+def _encode(model: T5ForConditionalGeneration, encoder_outputs: Any, **inputs: Any) -> Any:
     if encoder_outputs is None:
         return model.encoder(**inputs, return_dict=True).last_hidden_state
     return encoder_outputs.last_hidden_state if isinstance(encoder_outputs, BaseModelOutput) else encoder_outputs[0]

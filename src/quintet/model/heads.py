@@ -1,12 +1,12 @@
-"""T5Model and the task heads: the network under the names and arguments of `transformers`.
+"""T5Model, T5ForConditionalGeneration, T5EncoderModel: the network under the names and arguments of `transformers`.
 
 The arguments of all `forward` methods mean the same. input_ids (batch, source) or inputs_embeds (batch, source,
 d_model) go to the encoder, unless its result comes ready as encoder_outputs; attention_mask (batch, source) is 1 for
 tokens and 0 for padding, on either side. decoder_input_ids or decoder_inputs_embeds (batch, target) go to the decoder,
 with decoder_attention_mask (batch, cached + target). The three head masks, (heads,) or (layers, heads), scale the
-weights of each attention head; decoder_head_mask defaults to head_mask where both stacks are equally deep. With
-use_cache the decoder's keys and values come back as past_key_values, and the next call needs only new tokens, at
-cache_position. output_attentions and output_hidden_states add those to the output; return_dict=False makes it a tuple.
+weights of each attention head. With use_cache the decoder's keys and values come back as past_key_values; the next call
+then takes new tokens only, at cache_position.
+output_attentions and output_hidden_states add those to the output; return_dict=False makes it a tuple.
 
 Wrong shapes, ids or labels raise ValueError or IndexError, naming the argument (see `checks`).
 """
@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from quintet.config import T5Config
 from quintet.generation.config import GenerationConfig
 from quintet.model import checks, decoding
 from quintet.model.cache import EncoderDecoderCache
+from quintet.model.init import Embedding, Linear
 from quintet.model.pretrained import T5PreTrainedModel
 from quintet.model.stack import T5Stack
 from quintet.outputs import (
@@ -31,9 +31,6 @@ from quintet.outputs import (
     ModelOutput,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
-    Seq2SeqQuestionAnsweringModelOutput,
-    Seq2SeqSequenceClassifierOutput,
-    TokenClassifierOutput,
 )
 
 EncoderOutputs = BaseModelOutput | tuple[torch.Tensor, ...] | None
@@ -44,7 +41,7 @@ class EncoderDecoder(T5PreTrainedModel):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.shared = Embedding(config.vocab_size, config.d_model)
         self.encoder = T5Stack(config, self.shared, is_decoder=False)
         self.decoder = T5Stack(config, self.shared, is_decoder=True)
 
@@ -67,8 +64,6 @@ class EncoderDecoder(T5PreTrainedModel):
         cache_position: torch.Tensor | None = None,
     ) -> Seq2SeqModelOutput:
         """Encoder, if its result is not there yet, and decoder."""
-        if decoder_head_mask is None and self.config.num_layers == self.config.num_decoder_layers:
-            decoder_head_mask = head_mask
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
@@ -106,7 +101,7 @@ class EncoderDecoder(T5PreTrainedModel):
             encoder_attentions=encoded.attentions,
         )
 
-    def _decoder_inputs_from(
+    def own_input(
         self, input_ids: torch.Tensor | None, ids: torch.Tensor | None, embeds: torch.Tensor | None
     ) -> torch.Tensor | None:
         """The decoder's ids for heads that read a text with both stacks: its own tokens, shifted right."""
@@ -161,7 +156,7 @@ class T5Model(EncoderDecoder):
             output_hidden_states=output_hidden_states,
             cache_position=cache_position,
         )
-        return _as_asked(output, self.config, return_dict)
+        return as_asked(output, self.config, return_dict)
 
 
 class T5ForConditionalGeneration(EncoderDecoder):
@@ -169,7 +164,7 @@ class T5ForConditionalGeneration(EncoderDecoder):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.generation_config = GenerationConfig.from_model_config(config)
         self.post_init()
 
@@ -205,7 +200,7 @@ class T5ForConditionalGeneration(EncoderDecoder):
         is given, the decoder input (shifted right).
         """
         if labels is not None:
-            checks.check_labels(labels, self.config.vocab_size)
+            checks.check_labels(labels, self.lm_head.out_features)
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self._shift_right(labels)
         output = self.run_stacks(
@@ -225,11 +220,11 @@ class T5ForConditionalGeneration(EncoderDecoder):
             output_hidden_states=output_hidden_states,
             cache_position=cache_position,
         )
-        logits = self.project(output.last_hidden_state)
+        logits = self.project(output[0])
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, 1), labels.to(logits.device).flatten(), ignore_index=-100)
-        return _as_asked(_replace_states(Seq2SeqLMOutput, output, loss=loss, logits=logits), self.config, return_dict)
+        return as_asked(replace_states(Seq2SeqLMOutput, output, loss=loss, logits=logits), self.config, return_dict)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels (batch, target) shifted right, as data collators want it."""
@@ -254,8 +249,8 @@ class T5EncoderModel(T5PreTrainedModel):
     unused_in_checkpoint = (*T5PreTrainedModel.unused_in_checkpoint, "decoder")
 
     def __init__(self, config: T5Config) -> None:
-        super().__init__(_without_decoder(config))
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        super().__init__(without_decoder(config))
+        self.shared = Embedding(config.vocab_size, config.d_model)
         self.encoder = T5Stack(config, self.shared, is_decoder=False)
         self.post_init()
 
@@ -281,227 +276,19 @@ class T5EncoderModel(T5PreTrainedModel):
         )
 
 
-class ClassificationHead(nn.Module):
-    """A two-layer perceptron on one state per text."""
-
-    def __init__(self, config: T5Config) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.d_model, config.d_model)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.out_proj = nn.Linear(config.d_model, config.num_labels)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch, d_model) to (batch, num_labels)."""
-        hidden = torch.tanh(self.dense(self.dropout(hidden)))
-        return self.out_proj(self.dropout(hidden))
-
-
-class T5ForSequenceClassification(T5PreTrainedModel):
-    """Classifies texts by the decoder's state at the last end-of-sequence token; the decoder reads the text too."""
-
-    def __init__(self, config: T5Config) -> None:
-        super().__init__(config)
-        self.transformer = T5Model(config)
-        self.classification_head = ClassificationHead(config)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        head_mask: torch.Tensor | None = None,
-        decoder_head_mask: torch.Tensor | None = None,
-        cross_attn_head_mask: torch.Tensor | None = None,
-        encoder_outputs: EncoderOutputs = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:
-        """Scores (batch, num_labels).
-
-        labels: class numbers (batch,); or floats (batch, num_labels), for regression (num_labels 1) or for several
-        labels a text. config.problem_type says which and is set by the first labels seen. All texts must have equally
-        many end-of-sequence tokens.
-        """
-        if input_ids is None:
-            raise ValueError("sequence classification needs input_ids: it looks for the end-of-sequence token")
-        output = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=self.transformer._decoder_inputs_from(input_ids, decoder_input_ids, decoder_inputs_embeds),
-            decoder_attention_mask=decoder_attention_mask,
-            head_mask=head_mask,
-            decoder_head_mask=decoder_head_mask,
-            cross_attn_head_mask=cross_attn_head_mask,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=False if labels is not None else use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
-        logits = self.classification_head(self._state_at_end(input_ids, output.last_hidden_state))
-        loss = None if labels is None else self._loss(logits, labels.to(logits.device))
-        output = _replace_states(Seq2SeqSequenceClassifierOutput, output, loss=loss, logits=logits)
-        return _as_asked(output, self.config, return_dict)
-
-    def _state_at_end(self, input_ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch, target, d_model) to (batch, d_model)."""
-        is_end = input_ids.eq(self.config.eos_token_id)
-        counts = is_end.sum(1)
-        if (counts != counts[0]).any() or counts[0] == 0:
-            raise ValueError(
-                "every text must have the same number of end-of-sequence tokens, at least one "
-                f"(eos_token_id {self.config.eos_token_id}); got {counts.tolist()}"
-            )
-        positions = torch.arange(is_end.shape[1], device=hidden.device)
-        last = (is_end.to(hidden.device) * positions).argmax(dim=1)
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        if config.problem_type is None:
-            config.problem_type = _problem_type(config.num_labels, labels)
-        if config.problem_type == "regression":
-            return F.mse_loss(logits.squeeze(), labels.squeeze()) if config.num_labels == 1 else F.mse_loss(logits, labels)
-        if config.problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, labels)
-        checks.check_labels(labels, config.num_labels)
-        return F.cross_entropy(logits, labels.flatten())
-
-
-class T5ForTokenClassification(T5PreTrainedModel):
-    """Classifies every token by the encoder's state."""
-
-    unused_in_checkpoint = T5EncoderModel.unused_in_checkpoint
-
-    def __init__(self, config: T5Config) -> None:
-        super().__init__(_without_decoder(config))
-        self.num_labels = config.num_labels
-        self.transformer = T5EncoderModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.d_model, config.num_labels)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        head_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> TokenClassifierOutput | tuple[Any, ...]:
-        """Scores (batch, source, num_labels); labels (batch, source) are class numbers, -100 for tokens without one."""
-        encoded = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
-        logits = self.classifier(self.dropout(encoded.last_hidden_state))
-        loss = None
-        if labels is not None:
-            checks.check_labels(labels, self.config.num_labels)
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.to(logits.device).flatten())
-        output = TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
-        return _as_asked(output, self.config, return_dict)
-
-
-class T5ForQuestionAnswering(EncoderDecoder):
-    """Finds where an answer starts and ends, by the decoder's states; the decoder reads the text too."""
-
-    def __init__(self, config: T5Config) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.qa_outputs = nn.Linear(config.d_model, config.num_labels)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        head_mask: torch.Tensor | None = None,
-        decoder_head_mask: torch.Tensor | None = None,
-        cross_attn_head_mask: torch.Tensor | None = None,
-        encoder_outputs: EncoderOutputs = None,
-        start_positions: torch.Tensor | None = None,
-        end_positions: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Seq2SeqQuestionAnsweringModelOutput | tuple[Any, ...]:
-        """start_logits and end_logits (batch, target); the loss is the mean of both if both positions (batch,) are given.
-
-        Positions beyond the text are ignored.
-        """
-        has_answers = start_positions is not None and end_positions is not None
-        output = self.run_stacks(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=self._decoder_inputs_from(input_ids, decoder_input_ids, decoder_inputs_embeds),
-            decoder_attention_mask=decoder_attention_mask,
-            head_mask=head_mask,
-            decoder_head_mask=decoder_head_mask,
-            cross_attn_head_mask=cross_attn_head_mask,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=False if has_answers else use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-        start_logits, end_logits = (part.squeeze(-1) for part in self.qa_outputs(output.last_hidden_state).split(1, dim=-1))
-        loss = None
-        if has_answers:
-            loss = (_position_loss(start_logits, start_positions) + _position_loss(end_logits, end_positions)) / 2
-        output = _replace_states(
-            Seq2SeqQuestionAnsweringModelOutput, output, loss=loss, start_logits=start_logits, end_logits=end_logits
-        )
-        return _as_asked(output, self.config, return_dict)
-
-
-def _without_decoder(config: T5Config) -> T5Config:
+def without_decoder(config: T5Config) -> T5Config:
+    """The configuration of the encoder alone."""
     config = copy.copy(config)
     config.use_cache = config.is_encoder_decoder = False
     return config
 
 
-def _as_asked(output: ModelOutput, config: T5Config, return_dict: bool | None) -> Any:
+def as_asked(output: ModelOutput, config: T5Config, return_dict: bool | None) -> Any:
+    """The output itself, or as a tuple if `return_dict` or the configuration wants that."""
     return output if (config.use_return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
-def _replace_states(output_class: type[ModelOutput], output: Seq2SeqModelOutput, **results: Any) -> Any:
+def replace_states(output_class: type[ModelOutput], output: Seq2SeqModelOutput, **results: Any) -> Any:
     """An output of another class: what a head computed, in place of the decoder's last states."""
     rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
     return output_class(**results, **rest)
-
-
-def _problem_type(num_labels: int, labels: torch.Tensor) -> str:
-    if num_labels == 1:
-        return "regression"
-    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-
-
-def _position_loss(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of positions (batch,) or (batch, 1); those beyond the text count as absent."""
-    length = logits.shape[1]
-    positions = positions.to(logits.device).reshape(-1).clamp(0, length)
-    return F.cross_entropy(logits, positions, ignore_index=length)

@@ -13,6 +13,20 @@ from torch import nn
 from quintet.config import T5Config
 
 
+class Linear(nn.Linear):
+    """A linear layer that is not drawn when it is made: `initialize` does that, or a checkpoint fills it."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: drawing twice would double the time to build a model."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding that is not drawn when it is made: `initialize` does that, or a checkpoint fills it."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: drawing twice would double the time to build a model."""
+
+
 def _standard_deviations(config: T5Config) -> dict[str, float]:
     """Patterns of parameter names and the standard deviation of each, for initializer_factor 1."""
     d_model, d_kv, d_ff, heads = config.d_model, config.d_kv, config.d_ff, config.num_heads

@@ -16,6 +16,7 @@ from torch import nn
 from quintet.config import T5Config
 from quintet.model.activations import ACTIVATIONS
 from quintet.model.attention import AttentionBias, attend
+from quintet.model.init import Embedding, Linear
 
 
 class KeyValueStore(Protocol):
@@ -43,15 +44,16 @@ class AttentionInputs:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> AttentionInputs:
         """A copy whose tensors are on `device`: `accelerate` calls this between blocks on different devices."""
-        moved = {
-            name: None if value is None else value.to(device, non_blocking=non_blocking)
-            for name, value in (("bias", self.bias), ("head_mask", self.head_mask), ("memory", self.memory))
-        }
-        return replace(self, **moved)
+
+        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        bias = self.bias.to(device, non_blocking)
+        return replace(self, bias=bias, head_mask=move(self.head_mask), memory=move(self.memory))
 
 
 class RMSNorm(nn.Module):
-    """Divides by the root mean square over the last dimension and scales (Zhang and Sennrich 2019): no mean, no bias."""
+    """Divides by the root mean square of the last dimension, and scales (Zhang and Sennrich 2019): no mean, no bias."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -73,9 +75,12 @@ class FeedForward(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         self.is_gated = config.is_gated_act
-        for name in ("wi_0", "wi_1") if self.is_gated else ("wi",):
-            setattr(self, name, nn.Linear(config.d_model, config.d_ff, bias=False))
-        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+        if self.is_gated:
+            self.wi_0 = Linear(config.d_model, config.d_ff, bias=False)
+            self.wi_1 = Linear(config.d_model, config.d_ff, bias=False)
+        else:
+            self.wi = Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout_rate)
         self.act = ACTIVATIONS[config.dense_act_fn]
 
@@ -98,12 +103,12 @@ class Attention(nn.Module):
         self.d_kv = config.d_kv
         self.dropout = config.dropout_rate
         inner = config.num_heads * config.d_kv
-        self.q = nn.Linear(config.d_model, inner, bias=False)
-        self.k = nn.Linear(config.d_model, inner, bias=False)
-        self.v = nn.Linear(config.d_model, inner, bias=False)
-        self.o = nn.Linear(inner, config.d_model, bias=False)
+        self.q = Linear(config.d_model, inner, bias=False)
+        self.k = Linear(config.d_model, inner, bias=False)
+        self.v = Linear(config.d_model, inner, bias=False)
+        self.o = Linear(inner, config.d_model, bias=False)
         if has_relative_attention_bias:
-            self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+            self.relative_attention_bias = Embedding(config.relative_attention_num_buckets, config.num_heads)
         self.pruned_heads: set[int] = set()
 
     def forward(self, hidden: torch.Tensor, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -223,6 +228,11 @@ class Block(nn.Module):
         if is_decoder:
             self.layer.append(CrossAttentionLayer(config))
         self.layer.append(FeedForwardLayer(config))
+
+    @property
+    def self_attention(self) -> Attention:
+        """The block's self-attention, which may hold the stack's position bias."""
+        return self.layer[0].SelfAttention  # type: ignore[return-value]
 
     def forward(
         self, hidden: torch.Tensor, own: AttentionInputs, cross: AttentionInputs | None

@@ -108,8 +108,8 @@ def _config(
     resolved, unknown = config_class.from_dict(values, return_unused_kwargs=True, **overrides)
     if unknown:
         raise TypeError(
-            f"{model_class.__name__}.from_pretrained got unknown keywords: {', '.join(sorted(unknown))}; beside its own "
-            "parameters and the hub options, it takes fields of the configuration"
+            f"{model_class.__name__}.from_pretrained got unknown keywords: {', '.join(sorted(unknown))}; beside its "
+            "own parameters and the hub options, it takes fields of the configuration"
         )
     return resolved
 

@@ -13,6 +13,7 @@ from quintet.checkpoint import save_tensors
 from quintet.config import T5Config
 from quintet.generation.config import GenerationConfig
 from quintet.model import embeddings, loading
+from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
 from quintet.model.stack import T5Stack
 from quintet.staging import staged
@@ -39,6 +40,7 @@ class T5PreTrainedModel(nn.Module):
         if not isinstance(config, T5Config):
             raise TypeError(f"{type(self).__name__} takes a T5Config, got {type(config).__name__}")
         config.validate()
+        config._attn_implementation = choose_backend(config._attn_implementation)
         self.config = config
         self.name_or_path = config.name_or_path
 
@@ -219,10 +221,11 @@ class T5PreTrainedModel(nn.Module):
         """Where the embeddings are, which is where input goes."""
         return self.get_input_embeddings().weight.device
 
-    @property
-    def attn_implementation(self) -> str:
-        """The attention backend in use."""
-        return self.get_encoder().backend
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Use another attention backend, "eager" or "sdpa"; ValueError for any other name."""
+        self.config._attn_implementation = choose_backend(attn_implementation)
+        for stack in self.stacks:
+            stack.backend = attn_implementation
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many parameters there are, tied ones counted once; embeddings include those of relative positions."""
@@ -241,11 +244,11 @@ class T5PreTrainedModel(nn.Module):
         Other attentions are pruned one by one (`Attention.prune_heads`). Raises ValueError for a layer or head that is
         not there, or if a layer would keep none.
         """
-        blocks = self.get_encoder().block
+        blocks = self.get_encoder().blocks
         for layer, heads in heads_to_prune.items():
             if not 0 <= int(layer) < len(blocks):
                 raise ValueError(f"layers to prune must be from 0 to {len(blocks) - 1}, got {layer}")
-            attention = blocks[int(layer)].layer[0].SelfAttention
+            attention = blocks[int(layer)].self_attention
             attention.prune_heads(heads)
             self.config.pruned_heads = {**self.config.pruned_heads, int(layer): sorted(attention.pruned_heads)}
 

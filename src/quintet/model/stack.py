@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from quintet.config import T5Config
 from quintet.model import checks
-from quintet.model.attention import AttentionBias, check_backend
+from quintet.model.attention import AttentionBias, choose_backend
 from quintet.model.cache import DynamicCache, EncoderDecoderCache
 from quintet.model.layers import AttentionInputs, Block, RMSNorm
 from quintet.model.masks import causal_mask, padding_mask
@@ -23,8 +25,6 @@ from quintet.model.position import PositionBias, bucket_grid
 from quintet.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_BACKEND = "sdpa"
 
 
 @dataclass
@@ -99,7 +99,7 @@ class T5Stack(nn.Module):
         self.config.num_layers = config.num_decoder_layers if is_decoder else config.num_layers
         self.is_decoder = is_decoder
         self.gradient_checkpointing = False
-        self.backend = check_backend(config._attn_implementation or DEFAULT_BACKEND)
+        self.backend = choose_backend(config._attn_implementation)
         self.embed_tokens = embed_tokens
         self.block = nn.ModuleList(
             Block(config, is_decoder, has_relative_attention_bias=config.position_bias_per_layer or index == 0)
@@ -117,6 +117,11 @@ class T5Stack(nn.Module):
     def device(self) -> torch.device:
         """Where the last layer is."""
         return self.final_layer_norm.weight.device
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The layers, from the input up."""
+        return cast(Sequence[Block], self.block)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The token embeddings."""
@@ -160,8 +165,6 @@ class T5Stack(nn.Module):
         own = self._self_attention(this, attention_mask, head_mask)
         cross = self._cross_attention(this, encoder_hidden_states, encoder_attention_mask, cross_attn_head_mask)
         output = self._run(this, own, cross)
-        if not self.is_decoder:
-            output = BaseModelOutput(output.last_hidden_state, output.hidden_states, output.attentions)
         return output if (config.use_return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -259,10 +262,10 @@ class T5Stack(nn.Module):
             config.relative_attention_num_buckets,
             config.relative_attention_max_distance,
         )
-        with_table = self.block if config.position_bias_per_layer else self.block[:1]
-        tables = [block.layer[0].SelfAttention.relative_attention_bias for block in with_table]
+        with_table = self.blocks if config.position_bias_per_layer else self.blocks[:1]
+        tables = [block.self_attention.relative_attention_bias for block in with_table]
         biases = [AttentionBias(PositionBias(table, buckets), mask) for table in tables]
-        return biases if config.position_bias_per_layer else biases * len(self.block)
+        return biases if config.position_bias_per_layer else biases * len(self.blocks)
 
     def _head_masks(self, mask: torch.Tensor | None, name: str) -> list[torch.Tensor | None]:
         """One factor (1, heads, 1, 1) per layer, from (heads,) or (layers, heads)."""
@@ -274,23 +277,24 @@ class T5Stack(nn.Module):
 
     def _run(
         self, this: Pass, own: list[AttentionInputs], cross: list[AttentionInputs] | None
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> BaseModelOutput | BaseModelOutputWithPastAndCrossAttentions:
         hidden = self.dropout(this.embeds)
-        states, weights, cross_weights = [], [], []
-        for layer, block in enumerate(self.block):
+        states: list[Any] = []
+        weights: list[Any] = []
+        cross_weights: list[Any] = []
+        for layer, block in enumerate(self.blocks):
             if this.need_states:
                 states.append(hidden)
             hidden, *attentions = self._run_block(block, hidden, own[layer], cross[layer] if cross else None)
             weights.append(attentions[0])
             cross_weights.append(attentions[1])
         hidden = self.dropout(self.final_layer_norm(hidden))
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden,
-            past_key_values=this.cache,
-            hidden_states=(*states, hidden) if this.need_states else None,
-            attentions=tuple(weights) if this.need_weights else None,
-            cross_attentions=tuple(cross_weights) if this.need_weights and cross else None,
-        )
+        all_states = (*states, hidden) if this.need_states else None
+        all_weights = tuple(weights) if this.need_weights else None
+        if not self.is_decoder:
+            return BaseModelOutput(hidden, all_states, all_weights)
+        all_cross_weights = tuple(cross_weights) if this.need_weights and cross else None
+        return BaseModelOutputWithPastAndCrossAttentions(hidden, this.cache, all_states, all_weights, all_cross_weights)
 
     def _run_block(
         self, block: Block, hidden: torch.Tensor, own: AttentionInputs, cross: AttentionInputs | None

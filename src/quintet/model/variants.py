@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quintet.config import MT5Config, UMT5Config
-from quintet.model import heads
+from quintet.model import heads, task_heads
 
 
 class MT5Model(heads.T5Model):
@@ -24,19 +24,19 @@ class MT5EncoderModel(heads.T5EncoderModel):
     config_class = MT5Config
 
 
-class MT5ForSequenceClassification(heads.T5ForSequenceClassification):
+class MT5ForSequenceClassification(task_heads.T5ForSequenceClassification):
     """`T5ForSequenceClassification` under the name mT5 checkpoints use."""
 
     config_class = MT5Config
 
 
-class MT5ForTokenClassification(heads.T5ForTokenClassification):
+class MT5ForTokenClassification(task_heads.T5ForTokenClassification):
     """`T5ForTokenClassification` under the name mT5 checkpoints use."""
 
     config_class = MT5Config
 
 
-class MT5ForQuestionAnswering(heads.T5ForQuestionAnswering):
+class MT5ForQuestionAnswering(task_heads.T5ForQuestionAnswering):
     """`T5ForQuestionAnswering` under the name mT5 checkpoints use."""
 
     config_class = MT5Config
@@ -60,19 +60,19 @@ class UMT5EncoderModel(heads.T5EncoderModel):
     config_class = UMT5Config
 
 
-class UMT5ForSequenceClassification(heads.T5ForSequenceClassification):
+class UMT5ForSequenceClassification(task_heads.T5ForSequenceClassification):
     """`T5ForSequenceClassification` under the name UMT5 checkpoints use."""
 
     config_class = UMT5Config
 
 
-class UMT5ForTokenClassification(heads.T5ForTokenClassification):
+class UMT5ForTokenClassification(task_heads.T5ForTokenClassification):
     """`T5ForTokenClassification` under the name UMT5 checkpoints use."""
 
     config_class = UMT5Config
 
 
-class UMT5ForQuestionAnswering(heads.T5ForQuestionAnswering):
+class UMT5ForQuestionAnswering(task_heads.T5ForQuestionAnswering):
     """`T5ForQuestionAnswering` under the name UMT5 checkpoints use."""
 
     config_class = UMT5Config
