@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 _COMMIT_HASH_LENGTH = 40
+
+
+@dataclass
+class _Findings:
+    """What the Hub's answers to a source have shown so far."""
+
+    commit: str | None = None
+    unreachable: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,10 @@ class Source:
     `name_or_path` is a folder if one of that name exists, else a repository ("namespace/name" or "name"). The other
     fields mean what they mean in `from_pretrained` of the reference; all but `subfolder` concern repositories only.
     Setting HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE acts as `local_files_only`, from the next look-up on.
+
+    The first file found in a repository decides the commit that all further ones come from: a repository that changes
+    during a load is not read half old and half new, and what is cached for that commit is not asked for again. A Hub
+    that does not answer once is not asked again either.
     """
 
     name_or_path: str | os.PathLike[str]
@@ -31,6 +44,13 @@ class Source:
     subfolder: str = ""
     local_files_only: bool = False
     force_download: bool = False
+    _findings: _Findings = field(default_factory=_Findings, init=False, repr=False, compare=False)
+
+    @classmethod
+    def take_options(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Remove from `kwargs` what says where files come from (revision, token, ...), and return it."""
+        names = [option.name for option in fields(cls) if option.init and option.name != "name_or_path"]
+        return {name: kwargs.pop(name) for name in names if name in kwargs}
 
     def __str__(self) -> str:
         return os.fspath(self.name_or_path)
@@ -96,27 +116,33 @@ class Source:
         self._check_repository_name()
         if self.force_download and self._offline:
             raise ValueError(f"force_download=True needs the network, but {str(self)!r} is to be loaded offline.")
-        if self._known_absent(filename):
+        place = str(PurePosixPath(self.subfolder, filename))
+        if self._known_absent(place):
             return None
         try:
             path = hf_hub_download(
                 str(self),
-                filename,
-                subfolder=self.subfolder or None,
-                revision=self.revision,
+                place,
+                revision=self._commit_or_revision,
                 cache_dir=self.cache_dir,
                 token=self.token,
                 force_download=self.force_download,
-                local_files_only=self._offline,
+                local_files_only=self._offline or self._findings.unreachable,
             )
         except errors.LocalEntryNotFoundError as error:
+            self._findings.unreachable = not self._offline
             self._check_cached(filename, error)
             return None
         except errors.EntryNotFoundError:
             return None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise OSError(self._explain(filename, error)) from error
+        self._findings.commit = Path(path).parents[place.count("/")].name  # the path ends in snapshots/COMMIT/place
         return Path(path)
+
+    @property
+    def _commit_or_revision(self) -> str | None:
+        return self._findings.commit or self.revision
 
     def _check_repository_name(self) -> None:
         from huggingface_hub.errors import HFValidationError
@@ -132,14 +158,14 @@ class Source:
                 '("namespace/name" or "name").'
             ) from error
 
-    def _known_absent(self, filename: str) -> bool:
+    def _known_absent(self, place: str) -> bool:
         """Whether the cache remembers that this commit has no such file (a branch may have gained it since)."""
         from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
-        if self.force_download or len(self.revision or "") != _COMMIT_HASH_LENGTH:
+        commit = self._commit_or_revision
+        if self.force_download or len(commit or "") != _COMMIT_HASH_LENGTH:
             return False
-        path = f"{self.subfolder}/{filename}" if self.subfolder else filename
-        known = try_to_load_from_cache(str(self), path, cache_dir=self.cache_dir, revision=self.revision)
+        known = try_to_load_from_cache(str(self), place, cache_dir=self.cache_dir, revision=commit)
         return known is _CACHED_NO_EXIST
 
     def _check_cached(self, filename: str, error: Exception) -> None:
@@ -147,7 +173,9 @@ class Source:
         from huggingface_hub import errors, snapshot_download
 
         try:
-            snapshot_download(str(self), revision=self.revision, cache_dir=self.cache_dir, local_files_only=True)
+            snapshot_download(
+                str(self), revision=self._commit_or_revision, cache_dir=self.cache_dir, local_files_only=True
+            )
         except errors.LocalEntryNotFoundError:
             raise OSError(self._explain(filename, error)) from error
         if not self._offline:
