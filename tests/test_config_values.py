@@ -74,7 +74,7 @@ def test_factors_are_finite_numbers_and_not_negative(field: str, value: Any) -> 
 
 @pytest.mark.parametrize("value", [1, 2, 3])
 def test_too_few_buckets(value: int) -> None:
-    """Half of them are for the future, half of those for exact distances: fewer than 4 leave nothing to compute with."""
+    """Half of them are for the future, half of those for exact distances: with fewer than 4 none is left."""
     assert_refused("relative_attention_num_buckets", value, "4", relative_attention_max_distance=128)
 
 
@@ -131,7 +131,8 @@ def test_the_number_of_labels(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [3, ["a", "b"], "ab", {"zero": "a"}])
 def test_labels_by_id(value: Any) -> None:
-    assert_refused("id2label", value)
+    with pytest.raises(ValueError, match="id2label"):
+        quintet.T5Config(id2label=value)
 
 
 @pytest.mark.parametrize("field", ["use_cache", "is_encoder_decoder", "tie_word_embeddings"])
@@ -156,11 +157,6 @@ def test_token_ids_that_published_configurations_use() -> None:
     assert quintet.T5Config(eos_token_id=[1, 106]).eos_token_id == [1, 106]
     assert quintet.T5Config(eos_token_id=None).eos_token_id is None
     assert quintet.T5Config(pad_token_id=-1).pad_token_id == -1
-
-
-def test_an_alias_and_its_field_may_not_disagree() -> None:
-    with pytest.raises(ValueError, match=r"d_model.*hidden_size|hidden_size.*d_model"):
-        quintet.T5Config(d_model=64, hidden_size=32)
 
 
 def test_a_wrong_value_is_refused_from_every_source(tmp_path: Path) -> None:

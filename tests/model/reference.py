@@ -191,7 +191,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-5, where: str = "o
         assert list(ours) == list(theirs), where
         for key in theirs:
             assert_same(ours[key], theirs[key], tolerance, f"{where}.{key}")
-    elif isinstance(theirs, transformers.EncoderDecoderCache):
+    elif hasattr(theirs, "self_attention_cache"):
         assert_same(cache_layers(ours), cache_layers(theirs), tolerance, where)
     elif isinstance(theirs, (tuple, list)):
         assert len(ours) == len(theirs), f"{where}: {len(ours)} entries, not {len(theirs)}"

@@ -59,7 +59,6 @@ CHANGES = {
     "crop": lambda cache: cache.crop(2),
     "crop from the end": lambda cache: cache.crop(-2),
     "crop nothing": lambda cache: cache.crop(50),
-    "reset": lambda cache: cache.reset(),
     "legacy": lambda cache: cache.to_legacy_cache(),
     "length": lambda cache: cache.get_seq_length(),
     "length of a layer": lambda cache: cache.get_seq_length(1),
@@ -160,6 +159,17 @@ def test_static_cache_reorders_and_resets() -> None:
     assert_same(*both.answers)
     assert int(both.ours.get_seq_length()) == 0
     assert all((tensor == 0).all() for layer in cache_layers(both.ours) for tensor in layer)
+
+
+def test_a_growing_cache_is_empty_after_a_reset() -> None:
+    """The reference fills it with zeros and keeps its length, so nothing can be decoded with it again."""
+    cache = encoder_decoder(quintet)
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    assert not any(cache.is_updated.values())
+    keys, values = states(2)
+    for part in (cache.self_attention_cache, cache.cross_attention_cache):
+        assert_same(part.update(keys, values, 0), (keys, values), tolerance=0)
 
 
 def test_static_cache_keeps_its_memory() -> None:

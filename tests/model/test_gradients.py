@@ -45,12 +45,14 @@ def assert_same_gradients(ours: Any, theirs: Any, tolerance: float = 1e-4) -> No
     (our_loss, our_gradients), (their_loss, their_gradients) = ours, theirs
     torch.testing.assert_close(our_loss, their_loss, rtol=tolerance, atol=0)
     assert list(our_gradients) == list(their_gradients)
+    # Some gradients are zero but for rounding: a bias that only shifts what softmax ignores.
+    floor = 1e-6 * max(gradient.norm() for gradient in their_gradients.values() if gradient is not None)
     for name, expected in their_gradients.items():
         given = our_gradients[name]
         assert (given is None) is (expected is None), name
         if expected is not None:
             difference = (given - expected).norm()
-            assert difference <= tolerance * expected.norm() + 1e-9, f"{name}: {difference} of {expected.norm()}"
+            assert difference <= tolerance * expected.norm() + floor, f"{name}: {difference} of {expected.norm()}"
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])

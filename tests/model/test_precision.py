@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import quintet
 
-from .reference import HEADS, VARIANTS, Pair, all_outputs, assert_same, build, make_batch, make_pair
+from .reference import HEADS, VARIANTS, Pair, all_outputs, build, make_batch, make_pair
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -32,27 +33,32 @@ def half_batch(head: str, padding: str) -> dict[str, Tensor]:
     return {name: value for name, value in make_batch(head, padding).items() if name != "decoder_attention_mask"}
 
 
-def errors(outputs: Any, exact: Any) -> dict[str, float]:
-    """The root mean square error of each kind of output: one number over all layers."""
+def errors(outputs: Sequence[Any], exact: Sequence[Any]) -> dict[str, float]:
+    """The root mean square error of each kind of output: one number over all layers and batches."""
     result = {}
-    for key, truth in exact.items():
-        if isinstance(truth, Tensor):
-            result[key] = _rms([outputs[key]], [truth])
-        elif key.endswith(("hidden_states", "attentions")):
-            result[key] = _rms(outputs[key], truth)
+    for key in exact[0]:
+        if key != "past_key_values":
+            result[key] = _rms(_tensors(outputs, key), _tensors(exact, key))
     return result
 
 
-def _rms(values: Any, truths: Any) -> float:
+def _tensors(outputs: Sequence[Any], key: str) -> list[Tensor]:
+    return [
+        tensor for output in outputs for tensor in (output[key] if isinstance(output[key], tuple) else [output[key]])
+    ]
+
+
+def _rms(values: list[Tensor], truths: list[Tensor]) -> float:
     differences = [(value.double() - truth.double()).flatten() for value, truth in zip(values, truths, strict=True)]
     return torch.cat(differences).square().mean().sqrt().item()
 
 
-def assert_no_worse(ours: Any, theirs: Any, exact: Any) -> None:
-    assert list(ours) == list(theirs)
+def assert_no_worse(ours: Sequence[Any], theirs: Sequence[Any], exact: Sequence[Any]) -> None:
+    """At most one bit less accurate than the reference is."""
+    assert [list(output) for output in ours] == [list(output) for output in theirs]
     bounds = errors(theirs, exact)
     for key, error in errors(ours, exact).items():
-        assert error <= 1.5 * bounds[key] + 1e-7, f"{key}: error {error}, the reference's {bounds[key]}"
+        assert error <= 2 * bounds[key] + 1e-7, f"{key}: error {error}, the reference's {bounds[key]}"
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
@@ -62,12 +68,14 @@ def assert_no_worse(ours: Any, theirs: Any, exact: Any) -> None:
 def test_half_precision_stays_within_its_rounding(head: str, variant: str, backend: str, dtype: torch.dtype) -> None:
     pair, exact = half_pair(head, variant, backend, dtype)
     arguments = all_outputs(head, output_attentions=backend == "eager")
-    for padding in ("right", "left"):
-        batch = half_batch(head, padding)
+    results = []
+    for model in (pair.ours, pair.theirs, exact):
         with torch.no_grad():
-            ours, theirs, truth = (model(**batch, **arguments) for model in (pair.ours, pair.theirs, exact))
-        assert_no_worse(ours, theirs, truth)
-        assert all(ours[key].dtype == theirs[key].dtype for key in ours if isinstance(theirs[key], Tensor))
+            results.append([model(**half_batch(head, padding), **arguments) for padding in ("right", "left")])
+    ours, theirs, _ = results
+    assert_no_worse(*results)
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(one[key].dtype == other[key].dtype for key in one if isinstance(other[key], Tensor))
 
 
 @pytest.mark.parametrize("variant", ["t5", "mt5", "umt5"])
@@ -96,7 +104,7 @@ def test_fp16_with_wo_in_fp32_agrees(variant: str, backend: str, tmp_path: Path)
     arguments = {"output_hidden_states": True, "use_cache": False}
     with torch.no_grad():
         mine, other, truth = (model(**batch, **arguments) for model in (ours.eval(), theirs, exact.float()))
-    assert_no_worse(mine, other, truth)
+    assert_no_worse([mine], [other], [truth])
     assert [states.dtype for states in mine.decoder_hidden_states] == [s.dtype for s in other.decoder_hidden_states]
     assert mine.logits.dtype == other.logits.dtype
 
@@ -119,6 +127,11 @@ def overflowing_pair(parameter: str, variant: str = "t5", backend: str = "eager"
     return pair
 
 
+def relative_difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, in units of the largest number."""
+    return ((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max()).item()
+
+
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
 @pytest.mark.parametrize("variant", ["t5", "umt5"])
 @pytest.mark.parametrize("parameter", OVERFLOWS.values(), ids=OVERFLOWS.keys())
@@ -131,8 +144,9 @@ def test_fp16_is_clamped_where_it_overflows(parameter: str, variant: str, backen
     key = "encoder_hidden_states" if parameter.startswith("encoder") else "decoder_hidden_states"
     assert theirs[key][1].abs().max() > 60000, "the construction must overflow"
     assert torch.isfinite(ours.logits).all()
-    assert_same(ours[key], theirs[key], tolerance=2e-2)
-    torch.testing.assert_close(ours.logits, theirs.logits, atol=2e-2, rtol=2e-2)
+    assert [states.dtype for states in ours[key]] == [states.dtype for states in theirs[key]]
+    assert relative_difference(ours[key][1], theirs[key][1]) < 1e-2
+    assert relative_difference(ours.logits, theirs.logits) < 2e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -145,8 +159,7 @@ def test_other_types_are_not_clamped(parameter: str, dtype: torch.dtype) -> None
     key = "encoder_hidden_states" if parameter.startswith("encoder") else "decoder_hidden_states"
     assert ours[key][1].abs().max() > 66000
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
-    largest = theirs[key][1].abs().max()
-    assert ((ours[key][1] - theirs[key][1]).abs().max() / largest) < tolerance
+    assert relative_difference(ours[key][1], theirs[key][1]) < tolerance
 
 
 @pytest.mark.parametrize("variant", ["t5", "mt5", "umt5"])
@@ -157,4 +170,4 @@ def test_autocast_stays_within_its_rounding(variant: str) -> None:
         truth = pair.theirs(**batch, use_cache=False)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             ours, theirs = (model(**batch, use_cache=False) for model in pair)
-    assert_no_worse(ours, theirs, truth)
+    assert_no_worse([ours], [theirs], [truth])
