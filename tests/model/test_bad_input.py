@@ -61,7 +61,7 @@ def test_both_decoder_ids_and_embeddings(head: str) -> None:
 def test_sequence_classification_of_embeddings() -> None:
     """It looks for the end of the sentence in the ids; the reference refuses embeddings as well."""
     model = shared_pair("ForSequenceClassification").ours
-    with pytest.raises((NotImplementedError, ValueError), match="inputs_embeds|embeddings"):
+    with pytest.raises((NotImplementedError, ValueError), match=r"inputs_embeds|embeddings"):
         model(inputs_embeds=states(3, 11, 32))
 
 
