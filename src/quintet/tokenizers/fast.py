@@ -55,16 +55,15 @@ class T5TokenizerFast(PretrainedTokenizer):
         additional_special_tokens, _ = with_sentinels(additional_special_tokens, extra_ids)
         self.vocab_file = None if vocab_file is None else os.fspath(vocab_file)
         self._extra_ids = extra_ids
-        from_slow = from_slow or add_prefix_space is not None
+        from_model_file = self.vocab_file is not None and (from_slow or add_prefix_space is not None)
         if tokenizer_object is not None:
             self._tokenizer = copy.deepcopy(tokenizer_object)
-        elif tokenizer_file is not None and not (from_slow and self.vocab_file):
+        elif tokenizer_file is not None and not from_model_file:
             self._tokenizer = _read_tokenizer_file(tokenizer_file)
         elif self.vocab_file is not None:
             # The reference takes "not given" as False here, and gives other ids than its T5Tokenizer does.
             add_prefix_space = True if add_prefix_space is None else add_prefix_space
-            legacy = kwargs.get("legacy")
-            kwargs["legacy"] = True if legacy is None else legacy
+            kwargs["legacy"] = kwargs.get("legacy") is not False
             kwargs.setdefault("sp_model_kwargs", {})
             eos_token, unk_token, pad_token = map(special_token, (eos_token, unk_token, pad_token))
             self._tokenizer = backend_from_model_file(
@@ -86,8 +85,7 @@ class T5TokenizerFast(PretrainedTokenizer):
             extra_ids=extra_ids,
             additional_special_tokens=additional_special_tokens,
             add_prefix_space=add_prefix_space,
-            **self._taken_from_backend(),
-            **kwargs,
+            **{**self._taken_from_backend(), **kwargs},
         )
         self._add_known_tokens(added_tokens_decoder or {})
 
@@ -154,7 +152,9 @@ class T5TokenizerFast(PretrainedTokenizer):
                 encodings = backend.encode_batch(
                     batch, add_special_tokens=how.add_special_tokens, is_pretokenized=how.is_split_into_words
                 )
-            except Exception as error:  # the library raises plain Exception when it cannot truncate
+            except BaseException as error:
+                if not _is_refusal(error):
+                    raise
                 raise ValueError(_cannot_encode(batch, how, error)) from error
         if not how.return_overflowing_tokens:
             return BatchEncoding(_columns(encodings, how), encodings, tensor_type=how.return_tensors)
@@ -333,10 +333,20 @@ def _read_tokenizer_file(path: str | os.PathLike[str]) -> Tokenizer:
         raise ValueError(f"{os.fspath(path)} is not a valid tokenizer.json: {error}") from error
 
 
-def _cannot_encode(batch: Sequence[Any], how: EncodeOptions, error: Exception) -> str:
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the library refused an input.
+
+    It raises TypeError for what is not text, plain Exception where it cannot truncate, and a panic, which is no
+    Exception, for a text that truncation leaves shorter than the stride.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _cannot_encode(batch: Sequence[Any], how: EncodeOptions, error: BaseException) -> str:
     for index, item in enumerate(batch):
         parts = item if isinstance(item, (list, tuple)) else [item]
         wrong = next((part for part in parts if not isinstance(part, (str, list, tuple))), None)
         if wrong is not None or item is None:
             return f"item {index} is not text: {item!r:.60} of type {type(item).__name__}. A text must be a str."
-    return f"cannot encode with truncation={how.truncation.value!r}, max_length={how.max_length}: {error}"
+    settings = f"truncation={how.truncation.value!r}, max_length={how.max_length}, stride={how.stride}"
+    return f"cannot encode with {settings}: {error}"
