@@ -114,6 +114,26 @@ def test_equal_shard_names_never_mix_under_an_index(tmp_path, monkeypatch):
     assert seen[4:] == [("model.safetensors.index.json", True)]
 
 
+def test_files_are_on_the_disk_before_they_move(tmp_path, monkeypatch):
+    """Else a power failure after the move could leave an empty file in the place of a whole one."""
+    replace, fsync, steps = os.replace, os.fsync, []
+
+    def flushed(descriptor: int) -> None:
+        fsync(descriptor)
+        steps.append(("flush", os.fstat(descriptor).st_ino))
+
+    def moved(source: Path, target: Path) -> None:
+        replace(source, target)
+        steps.append(("move", target.stat().st_ino))
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", moved)
+    with staged(tmp_path) as staging:
+        (staging / "config.json").write_text("new")
+    file = (tmp_path / "config.json").stat().st_ino
+    assert steps == [("flush", file), ("move", file), ("flush", tmp_path.stat().st_ino)]
+
+
 def test_what_killed_saves_left_is_removed_later(tmp_path):
     for name, age in (("yesterday's", 2 * 24 * 3600), ("running", 60)):
         left = tmp_path / f".staging-{name}"
