@@ -61,7 +61,7 @@ def test_both_decoder_ids_and_embeddings(head: str) -> None:
 def test_sequence_classification_of_embeddings() -> None:
     """It looks for the end of the sentence in the ids; the reference refuses embeddings as well."""
     model = shared_pair("ForSequenceClassification").ours
-    with pytest.raises((NotImplementedError, ValueError), match=r"inputs_embeds|embeddings"):
+    with pytest.raises((NotImplementedError, ValueError), match=r"inputs_embeds|input_ids"):
         model(inputs_embeds=states(3, 11, 32))
 
 
@@ -161,7 +161,7 @@ def test_source_and_target_of_different_batches(head: str) -> None:
 
 @pytest.mark.parametrize("head", WITH_DECODER)
 def test_encoder_outputs_of_another_batch(head: str) -> None:
-    assert_refused(head, "encoder_outputs", encoder_outputs=(states(2, 11, 32),))
+    assert_refused(head, r"encoder.*2.*3|encoder.*3.*2", encoder_outputs=(states(2, 11, 32),))
 
 
 @pytest.mark.parametrize("wrong", [states(3, 11, 31), states(3, 11), "states", None])
