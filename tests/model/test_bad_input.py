@@ -10,7 +10,7 @@ from torch import Tensor
 
 import quintet
 
-from .reference import ENCODER_ONLY, EOS, HEADS, TAKES_CACHE, WITH_DECODER, make_batch, make_labels, shared_pair
+from .reference import ENCODER_ONLY, EOS, HEADS, TAKES_CACHE, WITH_DECODER, build, make_batch, make_labels, shared_pair
 
 WRONG = (ValueError, IndexError, TypeError)
 
@@ -262,6 +262,12 @@ def test_a_cache_of_another_batch() -> None:
 def test_an_argument_that_does_not_exist(head: str) -> None:
     with pytest.raises(TypeError, match="nonsense"):
         shared_pair(head).ours(**make_batch(head), nonsense=1)
+
+
+def test_question_answering_has_two_labels() -> None:
+    """The start and the end; the reference builds the model and crashes when it runs."""
+    with pytest.raises(ValueError, match="num_labels"):
+        build(quintet, "ForQuestionAnswering", "t5", num_labels=3)
 
 
 def test_the_wrong_kind_of_configuration() -> None:
