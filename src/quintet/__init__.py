@@ -45,6 +45,18 @@ _PUBLIC = {
     "model.pretrained": ("T5PreTrainedModel",),
     "model.heads": ("T5Model", "T5ForConditionalGeneration", "T5EncoderModel"),
     "model.task_heads": ("T5ForSequenceClassification", "T5ForTokenClassification", "T5ForQuestionAnswering"),
+    "auto": (
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForQuestionAnswering",
+        "AutoModelForSeq2SeqLM",
+        "AutoModelForSequenceClassification",
+        "AutoModelForTextEncoding",
+        "AutoModelForTokenClassification",
+        "AutoTokenizer",
+    ),
+    "pipelines": ("Text2TextGenerationPipeline", "pipeline"),
+    "quantize": ("TorchAoConfig",),
     "model.variants": tuple(f"{variant}{head}" for variant in ("MT5", "UMT5") for head in _HEADS),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

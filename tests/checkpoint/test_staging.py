@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from quintet.checkpoint import save_tensors, staged
-from quintet.checkpoint.names import is_index, is_shard, superseded
+from quintet.checkpoint import save_tensors
+from quintet.files import staged
+from quintet.files.names import is_index, is_shard, superseded
 
 from .tiny import assert_same, read, snapshot, some_tensors
 

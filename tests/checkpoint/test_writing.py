@@ -246,7 +246,8 @@ def test_a_killed_process(old, moment):
         """
         import os, signal, sys
         from checkpoint.tiny import some_tensors
-        from quintet.checkpoint import save_tensors, staging, writing
+        from quintet.checkpoint import save_tensors, writing
+        from quintet.files import staging
 
         def die_writing(shard, path, *rest):
             path.write_bytes(b"half")

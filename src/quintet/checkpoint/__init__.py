@@ -6,7 +6,6 @@ and a line in `reading.py` that opens it.
 
 from quintet.checkpoint.errors import CheckpointError
 from quintet.checkpoint.reading import Checkpoint, TensorFile, open_checkpoint
-from quintet.checkpoint.staging import staged
 from quintet.checkpoint.writing import save_tensors
 
-__all__ = ["Checkpoint", "CheckpointError", "TensorFile", "open_checkpoint", "save_tensors", "staged"]
+__all__ = ["Checkpoint", "CheckpointError", "TensorFile", "open_checkpoint", "save_tensors"]

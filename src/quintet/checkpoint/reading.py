@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from quintet.checkpoint.errors import CheckpointError
-from quintet.checkpoint.names import layouts
+from quintet.files.names import layouts
 from quintet.checkpoint.pickle_file import PickleFile
 from quintet.checkpoint.safetensors_file import SafetensorsFile
 from quintet.hub import Source

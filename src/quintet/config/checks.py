@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def check(config: T5Config) -> None:
     for name in FLAGS:
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} must be True or False, got {getattr(config, name)!r}")
-    _check_number("layer_norm_epsilon", config.layer_norm_epsilon, 0.0, float("inf"))
-    _check_number("initializer_factor", config.initializer_factor, 0.0, float("inf"))
+    _check_number("layer_norm_epsilon", config.layer_norm_epsilon, 0.0, math.inf)
+    _check_number("initializer_factor", config.initializer_factor, 0.0, math.inf)
     _check_relative_attention(config.relative_attention_num_buckets, config.relative_attention_max_distance)
     _check_feed_forward_proj(config.feed_forward_proj)
     _check_token_ids(config)
@@ -57,6 +58,9 @@ def check_labels(id2label: Any, label2id: Any, num_labels: Any) -> None:
     for name, value in (("id2label", id2label), ("label2id", label2id)):
         if value is not None and not isinstance(value, dict):
             raise ValueError(f"{name} must be a dictionary, got {type(value).__name__}")
+    for index in id2label or ():
+        if not str(index).isdecimal():
+            raise ValueError(f"the keys of id2label must be class numbers, got {index!r}")
     if num_labels is None:
         return
     _check_integer("num_labels", num_labels, minimum=1)
@@ -78,9 +82,10 @@ def _check_integer(name: str, value: Any, minimum: int) -> None:
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        allowed = f"from {low:g} to {high:g}" if high < float("inf") else f"of at least {low:g}"
-        raise ValueError(f"{name} must be a number {allowed}, got {value!r}")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high:
+        allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+        raise ValueError(f"{name} must be a finite number {allowed}, got {value!r}")
 
 
 def _check_relative_attention(num_buckets: Any, max_distance: Any) -> None:

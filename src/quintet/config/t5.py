@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from quintet.config import checks
 from quintet.config.defaults import COMMON, DEFAULT_LABELS, GENERATION, LEGACY
 from quintet.hub import Source
-from quintet.staging import staged
+from quintet.files import staged
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ class T5Config:
     position_bias_per_layer: ClassVar[bool] = False
     """Whether every self-attention layer has its own relative position bias (UMT5), or all share the first one's."""
 
+    name_or_path = _alias("_name_or_path")
     hidden_size = _alias("d_model")
     num_attention_heads = _alias("num_heads")
     num_hidden_layers = _alias("num_layers")
@@ -123,7 +124,7 @@ class T5Config:
             kwargs.setdefault("dtype", torch_dtype)
         labels = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         self._attn_implementation: str | None = kwargs.pop("attn_implementation", None)
-        self.name_or_path: str = str(kwargs.pop("name_or_path", kwargs.pop("_name_or_path", "")))
+        self._name_or_path = str(kwargs.pop("name_or_path", kwargs.pop("_name_or_path", "")))
         for name, default in (COMMON | GENERATION | LEGACY).items():
             setattr(self, name, kwargs.pop(name, copy.copy(default)))
         self._set_labels(**labels)
@@ -135,7 +136,7 @@ class T5Config:
         if id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
             return
-        self.id2label = {int(index): label for index, label in id2label.items()}
+        self.id2label = {int(index): label for index, label in id2label.items()}  # JSON keys are strings
         self.label2id = {label: index for index, label in self.id2label.items()} if label2id is None else label2id
 
     # -- derived values ------------------------------------------------------------------------------------------
@@ -189,8 +190,8 @@ class T5Config:
     def to_dict(self) -> dict[str, Any]:
         """All values, JSON-ready, with the names published checkpoints use."""
         values = {name: copy.deepcopy(value) for name, value in vars(self).items() if not name.startswith("_")}
-        values["_name_or_path"] = values.pop("name_or_path")
         values.update(
+            _name_or_path=self._name_or_path,
             dtype=self._dtype,
             dense_act_fn=self.dense_act_fn,
             is_gated_act=self.is_gated_act,
@@ -259,12 +260,14 @@ class T5Config:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Read config.json from a folder or a hub repository; further keywords override its values.
+        """Read a folder's or a hub repository's config.json, or a JSON file; further keywords override its values.
 
         Raises OSError if there is no such file, ValueError if it is no valid configuration of the T5 family.
         """
         source = Source(pretrained_model_name_or_path, **Source.take_options(kwargs))
-        return cls.from_dict({**cls.get_config_dict(source), "name_or_path": str(source)}, **kwargs)
+        path = Path(pretrained_model_name_or_path)
+        values = _read_json(path) if path.is_file() else cls.get_config_dict(source)
+        return cls.from_dict(values, **kwargs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, T5Config) and type(self) is type(other) and vars(self) == vars(other)

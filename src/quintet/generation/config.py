@@ -10,7 +10,7 @@ from typing import Any
 
 from quintet.config import T5Config
 from quintet.hub import Source
-from quintet.staging import staged
+from quintet.files import staged
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 CACHES = ("dynamic", "static")

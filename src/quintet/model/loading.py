@@ -23,6 +23,7 @@ from quintet.generation.config import GenerationConfig
 from quintet.hub import Source
 from quintet.model import placement
 from quintet.model.init import initialize
+from quintet.quantize import TorchAoConfig
 
 if TYPE_CHECKING:
     from quintet.model.pretrained import T5PreTrainedModel
@@ -44,6 +45,7 @@ class Request:
     ignore_mismatched_sizes: bool = False
     use_safetensors: bool | None = None
     variant: str | None = None
+    quantization: TorchAoConfig | None = None
 
 
 @dataclass
@@ -86,6 +88,8 @@ def load(
     config.dtype = dtype
     model.generation_config = _generation_config(model, source)
     model.eval()
+    if request.quantization is not None:
+        request.quantization.apply(model)
     if device is None:
         model = placement.spread(model, request.device_map, **placement_options)
     return model, report

@@ -16,7 +16,8 @@ from quintet.model import embeddings, loading
 from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
 from quintet.model.stack import T5Stack
-from quintet.staging import staged
+from quintet.quantize import TorchAoConfig
+from quintet.files import staged
 
 
 class T5PreTrainedModel(nn.Module):
@@ -67,6 +68,7 @@ class T5PreTrainedModel(nn.Module):
         output_loading_info: bool = False,
         use_safetensors: bool | None = None,
         variant: str | None = None,
+        quantization_config: TorchAoConfig | None = None,
         **kwargs: Any,
     ) -> Any:
         """Load a model from a folder or a hub repository; it comes in evaluation mode.
@@ -75,8 +77,8 @@ class T5PreTrainedModel(nn.Module):
         float32. device_map is a device, "auto", or a dictionary from modules to devices (`accelerate` is needed for
         more than one). Hub options: revision, cache_dir, token, subfolder, local_files_only, force_download. Further
         keywords override the configuration (num_labels=3). Weights the checkpoint lacks are drawn as before training
-        and named in one warning. With `output_loading_info`, returns (model, report) with the keys missing_keys,
-        unexpected_keys, mismatched_keys and error_msgs.
+        and named in one warning. quantization_config is applied to the finished model. With `output_loading_info`,
+        returns (model, report) with the keys missing_keys, unexpected_keys, mismatched_keys and error_msgs.
 
         Weights are memory-mapped: a load that changes no dtype reads only what is used. Raises OSError for files that
         are missing or damaged, ValueError for a wrong option or configuration, TypeError for an unknown keyword, and
@@ -88,6 +90,7 @@ class T5PreTrainedModel(nn.Module):
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             use_safetensors=use_safetensors,
             variant=variant,
+            quantization=quantization_config,
         )
         model, report = loading.load(cls, pretrained_model_name_or_path, config, request, kwargs)
         return (model, report.to_dict()) if output_loading_info else model

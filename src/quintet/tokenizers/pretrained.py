@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tokenizers import AddedToken
 
-from quintet.checkpoint.staging import staged
+from quintet.files import staged
 from quintet.hub import Source
 from quintet.tokenizers import files
 from quintet.tokenizers.base import TokenizerBase

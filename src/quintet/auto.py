@@ -1,0 +1,112 @@
+"""Auto classes: from a checkpoint's files to the class that fits them."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, ClassVar
+
+from quintet.config import CONFIG_CLASSES, T5Config
+from quintet.hub import Source
+from quintet.model import heads, task_heads, variants
+from quintet.tokenizers import ByT5Tokenizer, T5Tokenizer, T5TokenizerFast, TokenizerBase
+
+NameOrPath = str | os.PathLike[str]
+
+
+class _Auto:
+    """A class that is never made itself, only asked for instances of others."""
+
+    def __init__(self) -> None:
+        raise TypeError(f"{type(self).__name__} has no instances; use {type(self).__name__}.from_pretrained(...)")
+
+
+class AutoConfig(_Auto):
+    """The configuration of a checkpoint, in the class of its model type."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: NameOrPath, **kwargs: Any) -> T5Config:
+        """See `T5Config.from_pretrained`; ValueError for a model type outside the T5 family."""
+        return T5Config.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def for_model(cls, model_type: str, **kwargs: Any) -> T5Config:
+        """A new configuration of a model type: "t5", "mt5" or "umt5"."""
+        return T5Config.from_dict({"model_type": model_type}, **kwargs)
+
+
+class AutoTokenizer(_Auto):
+    """The tokenizer of a checkpoint: on bytes for ByT5, else the fast one unless `use_fast=False`."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: NameOrPath, use_fast: bool = True, **kwargs: Any
+    ) -> TokenizerBase:
+        """See `T5TokenizerFast.from_pretrained`. Raises OSError for missing files."""
+        options = dict(kwargs)
+        path = Source(pretrained_model_name_or_path, **Source.take_options(options)).find("tokenizer_config.json")
+        saved_class = None if path is None else json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
+        if saved_class == "ByT5Tokenizer":
+            return ByT5Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        tokenizer_class = T5TokenizerFast if use_fast else T5Tokenizer
+        return tokenizer_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+class _AutoModel(_Auto):
+    head: ClassVar[str]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: NameOrPath, **kwargs: Any) -> Any:
+        """See `T5PreTrainedModel.from_pretrained`; ValueError for a model type outside the T5 family."""
+        config = kwargs.get("config")
+        if not isinstance(config, T5Config):
+            options = Source.take_options(dict(kwargs))
+            config = T5Config.from_pretrained(config or pretrained_model_name_or_path, **options)
+        return cls._class_for(config).from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: T5Config) -> Any:
+        """A new model with weights as before training."""
+        return cls._class_for(config)(config)
+
+    @classmethod
+    def _class_for(cls, config: T5Config) -> Any:
+        name = {config_class: model_type.upper() for model_type, config_class in CONFIG_CLASSES.items()}[type(config)]
+        modules = (heads, task_heads, variants)
+        return next(getattr(module, name + cls.head) for module in modules if hasattr(module, name + cls.head))
+
+
+class AutoModel(_AutoModel):
+    """Encoder and decoder without a head."""
+
+    head = "Model"
+
+
+class AutoModelForSeq2SeqLM(_AutoModel):
+    """Text to text."""
+
+    head = "ForConditionalGeneration"
+
+
+class AutoModelForTextEncoding(_AutoModel):
+    """The encoder alone."""
+
+    head = "EncoderModel"
+
+
+class AutoModelForSequenceClassification(_AutoModel):
+    """Classification of texts."""
+
+    head = "ForSequenceClassification"
+
+
+class AutoModelForTokenClassification(_AutoModel):
+    """Classification of tokens."""
+
+    head = "ForTokenClassification"
+
+
+class AutoModelForQuestionAnswering(_AutoModel):
+    """Extractive question answering."""
+
+    head = "ForQuestionAnswering"

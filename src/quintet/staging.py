@@ -1,1 +1,0 @@
-from quintet.checkpoint.staging import staged  # noqa: F401
