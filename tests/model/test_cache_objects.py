@@ -189,3 +189,12 @@ def test_methods_of_growing_caches_are_refused_on_static_ones() -> None:
             cache.batch_repeat_interleave(2)
         with pytest.raises(ValueError, match="batch_select_indices"):
             cache.batch_select_indices(torch.tensor([0]))
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "6", None])
+def test_a_static_cache_holds_at_least_one_token(wrong: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="max_cache_len"):
+        static(quintet, wrong)
+    cache = static(quintet, 1)
+    cache.update(*states(1), 0, {"cache_position": torch.tensor([0])})
+    assert int(cache.get_seq_length()) == 1

@@ -231,3 +231,29 @@ def test_the_real_checkpoint(shared: Path) -> None:
         one, other = (model(**batch, output_hidden_states=True) for model in (ours, theirs))
     torch.testing.assert_close(one.loss, other.loss, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["cpu", "auto", {"": "cpu"}, torch.device("cpu")], ids=str)
+def test_a_model_can_be_placed_while_it_loads(place: Any, tmp_path: Path) -> None:
+    pair = make_pair("ForConditionalGeneration")
+    pair.ours.save_pretrained(tmp_path)
+    model = quintet.T5ForConditionalGeneration.from_pretrained(tmp_path, device_map=place)
+    if torch.cuda.is_available() and place == "auto":
+        model.to("cpu")
+    assert_same_model(model, pair.theirs, "ForConditionalGeneration")
+
+
+def test_parts_can_be_placed_one_by_one(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="splitting a model over devices needs the extra `accelerate`")
+    pair = make_pair("ForConditionalGeneration", "v1.1")
+    pair.ours.save_pretrained(tmp_path)
+    places = dict.fromkeys(("shared", "encoder", "decoder", "lm_head"), "cpu")
+    model = quintet.T5ForConditionalGeneration.from_pretrained(tmp_path, device_map=places)
+    assert_same_model(model, pair.theirs, "ForConditionalGeneration")
+
+
+@pytest.mark.parametrize("place", ["nowhere", {"encoder": "cpu"}, {"": "cpu:x"}, 3.5], ids=str)
+def test_a_place_that_does_not_exist(place: Any, tmp_path: Path) -> None:
+    make_pair("ForConditionalGeneration").ours.save_pretrained(tmp_path)
+    with pytest.raises((ValueError, TypeError), match="device_map"):
+        quintet.T5ForConditionalGeneration.from_pretrained(tmp_path, device_map=place)

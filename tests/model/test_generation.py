@@ -128,6 +128,26 @@ def test_what_was_encoded_before_is_not_encoded_again() -> None:
     assert torch.equal(results[0], pair.ours.generate(**batch, max_new_tokens=10))
 
 
+@pytest.mark.parametrize("variant", ["v1.1", "umt5"])
+@pytest.mark.parametrize("limit", [{"max_new_tokens": 4}, {"max_length": 9}])
+def test_a_prefix_of_the_target_is_continued(variant: str, limit: dict[str, int]) -> None:
+    prefix = torch.randint(3, 99, (6, 3), generator=torch.Generator().manual_seed(9))
+    prefix = torch.cat([torch.zeros_like(prefix[:, :1]), prefix], dim=1)
+    ours, theirs = (
+        model.generate(**source("left"), decoder_input_ids=prefix, **limit) for model in shared_pair(HEAD, variant)
+    )
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours[:, :4], prefix)
+
+
+@pytest.mark.parametrize("max_length", [3, 4])
+def test_a_prefix_that_leaves_no_room_is_refused(max_length: int) -> None:
+    prefix = torch.tensor([[0, 5, 6, 7]] * 6)
+    for model in shared_pair(HEAD):
+        with pytest.raises(ValueError, match="max_length"):
+            model.generate(**source("right"), decoder_input_ids=prefix, max_length=max_length)
+
+
 def test_generation_leaves_the_model_as_it_was() -> None:
     model = make_pair(HEAD).ours.train()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

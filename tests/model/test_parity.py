@@ -164,3 +164,15 @@ def test_logits_are_scaled_only_when_the_embeddings_are_tied(variant: str, tied:
     expected = outputs.decoder_hidden_states[-1] * scale @ pair.ours.lm_head.weight.T
     torch.testing.assert_close(outputs.logits, expected, atol=1e-5, rtol=1e-5)
     assert (pair.ours.lm_head.weight is pair.ours.shared.weight) is tied
+
+
+@pytest.mark.parametrize("first", HEADS)
+def test_one_configuration_serves_several_models(first: str) -> None:
+    """Building one model changes nothing for the next; the reference's encoders write into what they are given."""
+    config = quintet.T5Config(**{**config_values("Model", "t5"), "num_labels": 2})
+    before = config.to_dict()
+    getattr(quintet, f"T5{first}")(config)
+    assert config.to_dict() == before
+    model = quintet.T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        assert model(**make_batch("ForConditionalGeneration")).past_key_values is not None
