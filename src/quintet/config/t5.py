@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from quintet.config import checks
 from quintet.config.defaults import COMMON, DEFAULT_LABELS, GENERATION, LEGACY
-from quintet.hub import Source
 from quintet.files import staged
+from quintet.hub import Source
 
 if TYPE_CHECKING:
     import torch

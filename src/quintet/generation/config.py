@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from quintet.config import T5Config
-from quintet.hub import Source
 from quintet.files import staged
+from quintet.hub import Source
 
 GENERATION_CONFIG_NAME = "generation_config.json"
+DEFAULT_MAX_LENGTH = 20
 CACHES = ("dynamic", "static")
 FROM_MODEL_CONFIG = ("pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id", "max_length")
 NOT_HERE_YET = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "num_beam_groups": 1}
@@ -23,11 +24,11 @@ NOT_HERE_YET = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "
 class GenerationConfig:
     """Options of greedy decoding.
 
-    max_length counts the start token; max_new_tokens does not, and wins. Unknown options found in a file are kept in
-    `extra` and written back.
+    max_length counts the start token, unless it is left at its default; max_new_tokens does not, and wins. Unknown
+    options found in a file are kept in `extra` and written back.
     """
 
-    max_length: int = 20
+    max_length: int = DEFAULT_MAX_LENGTH
     max_new_tokens: int | None = None
     use_cache: bool = True
     cache_implementation: str | None = None

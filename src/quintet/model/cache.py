@@ -293,6 +293,13 @@ class EncoderDecoderCache(Cache):
         return self.self_attention_cache.get_max_cache_shape()
 
     @property
+    def batch_size(self) -> int | None:
+        """How many rows there are; None as long as there is nothing."""
+        caches = (self.self_attention_cache, self.cross_attention_cache)
+        keys = (cache.layers[0].keys for cache in caches if cache.layers)
+        return next((key.shape[0] for key in keys if key is not None), None)
+
+    @property
     def is_compileable(self) -> bool:
         """Whether shapes stay the same from step to step."""
         return self.self_attention_cache.is_compileable

@@ -6,6 +6,8 @@ compiled graph they would break it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -17,8 +19,15 @@ def check_one_given(first: object, second: object, names: tuple[str, str]) -> No
         raise ValueError(f"give {names[0]} or {names[1]}: one of them is needed")
 
 
+def check_tensor(value: object, name: str) -> None:
+    """TypeError unless the value is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
 def check_token_ids(ids: torch.Tensor, vocab_size: int, name: str) -> None:
     """ValueError for ids that are no integers or not of shape (batch, length), IndexError for those out of range."""
+    check_tensor(ids, name)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, got {ids.dtype}")
     if ids.dim() != 2 or ids.shape[1] == 0:
@@ -28,20 +37,33 @@ def check_token_ids(ids: torch.Tensor, vocab_size: int, name: str) -> None:
 
 def check_embeds(embeds: torch.Tensor, d_model: int, name: str) -> None:
     """ValueError unless embeddings have the shape (batch, length, d_model)."""
+    check_tensor(embeds, name)
     if embeds.dim() != 3 or embeds.shape[2] != d_model:
         raise ValueError(f"{name} must have the shape (batch, length, {d_model}), got {tuple(embeds.shape)}")
 
 
-def check_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) -> None:
-    """ValueError unless a mask covers `shape` (batch, keys), directly or with a dimension of queries between."""
-    if mask is None or mask.dim() == 4:
+def check_mask(mask: torch.Tensor | None, batch: int, queries: int, keys: int, name: str) -> None:
+    """ValueError unless a mask is (batch, keys), (batch, queries, keys) or (batch, heads, queries, keys)."""
+    if mask is None:
         return
-    if mask.dim() not in (2, 3) or mask.shape[0] != shape[0] or mask.shape[-1] != shape[1]:
-        raise ValueError(f"{name} must have the shape {shape} (batch, length), got {tuple(mask.shape)}")
+    check_tensor(mask, name)
+    fits = mask.dim() in (2, 3, 4) and mask.shape[-1] == keys
+    fits = fits and mask.shape[0] in ((1, batch) if mask.dim() == 4 else (batch,))
+    if not fits or (mask.dim() > 2 and mask.shape[-2] not in (1, queries)):
+        raise ValueError(f"{name} must have the shape ({batch}, {keys}), (batch, length); got {tuple(mask.shape)}")
+
+
+def check_shape(values: torch.Tensor, shape: Sequence[int], name: str) -> None:
+    """ValueError unless there is one value for each place of `shape`; dimensions of 1 do not count."""
+    wanted = [size for size in shape if size != 1]
+    check_tensor(values, name)
+    if [size for size in values.shape if size != 1] != wanted:
+        raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(values.shape)}")
 
 
 def check_labels(labels: torch.Tensor, classes: int, name: str = "labels") -> None:
     """ValueError for labels that are neither in [0, classes) nor -100, which marks positions without a loss."""
+    check_tensor(labels, name)
     if labels.is_floating_point():
         raise ValueError(f"{name} must be integers, got {labels.dtype}")
     _check_range(labels[labels != -100], classes, name, ValueError)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quintet.generation.config import GenerationConfig
+from quintet.generation.config import DEFAULT_MAX_LENGTH, GenerationConfig
 from quintet.generation.greedy import greedy_search
 from quintet.model.cache import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 from quintet.outputs import BaseModelOutput
@@ -77,8 +77,7 @@ def generate(
     memory = _encode(model, attention_mask=attention_mask, **sources)
     if prefix is None:
         prefix = memory.new_full((memory.shape[0], 1), _start_token(config, default), dtype=torch.long)
-    new_tokens = config.max_new_tokens
-    max_length = config.max_length if new_tokens is None else prefix.shape[1] + new_tokens
+    max_length = _max_length(config, "max_length" in kwargs, prefix.shape[1])
     if prefix.shape[1] >= max_length:
         raise ValueError(f"max_length={max_length} leaves no room after a target prefix of {prefix.shape[1]} tokens")
     session = EagerSession(model, memory, attention_mask, _cache(config, max_length, memory.shape[1]))
@@ -97,6 +96,14 @@ def _encode(model: T5ForConditionalGeneration, encoder_outputs: Any, **inputs: A
     if encoder_outputs is None:
         return model.encoder(**inputs, return_dict=True).last_hidden_state
     return encoder_outputs.last_hidden_state if isinstance(encoder_outputs, BaseModelOutput) else encoder_outputs[0]
+
+
+def _max_length(config: GenerationConfig, asked_for: bool, prefix: int) -> int:
+    """The longest target, start token and prefix included; the default length alone counts new tokens only."""
+    if config.max_new_tokens is not None:
+        return prefix + config.max_new_tokens
+    is_default = config.max_length == DEFAULT_MAX_LENGTH and not asked_for
+    return prefix + DEFAULT_MAX_LENGTH if is_default else config.max_length
 
 
 def _start_token(config: GenerationConfig, default: GenerationConfig) -> int:

@@ -74,7 +74,7 @@ class EncoderDecoder(T5PreTrainedModel):
                 output_hidden_states=output_hidden_states,
                 return_dict=True,
             )
-        encoded = encoder_outputs if isinstance(encoder_outputs, BaseModelOutput) else BaseModelOutput(*encoder_outputs)
+        encoded = as_encoder_output(encoder_outputs)
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -109,6 +109,7 @@ class EncoderDecoder(T5PreTrainedModel):
             return ids
         if input_ids is None:
             raise ValueError("without input_ids, give decoder_input_ids or decoder_inputs_embeds")
+        checks.check_token_ids(input_ids, self.shared.num_embeddings, "input_ids")
         return self._shift_right(input_ids)
 
 
@@ -223,6 +224,7 @@ class T5ForConditionalGeneration(EncoderDecoder):
         logits = self.project(output[0])
         loss = None
         if labels is not None:
+            checks.check_shape(labels, logits.shape[:2], "labels")
             loss = F.cross_entropy(logits.flatten(0, 1), labels.to(logits.device).flatten(), ignore_index=-100)
         return as_asked(replace_states(Seq2SeqLMOutput, output, loss=loss, logits=logits), self.config, return_dict)
 
@@ -274,6 +276,16 @@ class T5EncoderModel(T5PreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=self.config.use_return_dict if return_dict is None else return_dict,
         )
+
+
+def as_encoder_output(outputs: Any) -> BaseModelOutput:
+    """What a user passes as encoder_outputs: an output, or a tuple whose first element is the states.
+
+    Raises TypeError if there are no states in it.
+    """
+    fields = outputs.to_tuple() if isinstance(outputs, ModelOutput) else tuple(outputs)
+    checks.check_tensor(fields[0] if fields else None, "encoder_outputs")
+    return outputs if isinstance(outputs, BaseModelOutput) else BaseModelOutput(*fields[:3])
 
 
 def without_decoder(config: T5Config) -> T5Config:

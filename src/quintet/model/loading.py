@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 PREFIX = "transformer."  # classification heads keep the network under this name
 SHARED = "shared.weight"
 SHARED_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+HEADS = ("lm_head.", "classification_head.", "classifier.", "qa_outputs.")  # normal to have one and load another
 IGNORED_KEYWORDS = ("low_cpu_mem_usage", "trust_remote_code", "resume_download", "proxies", "mirror", "_fast_init")
 
 
@@ -54,14 +55,15 @@ class Report:
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    mismatched: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list)
+    mismatched: dict[str, tuple[torch.Size, torch.Size]] = field(default_factory=dict)
+    """Sizes in the checkpoint and in the model."""
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Under the reference's keys."""
         return {
             "missing_keys": self.missing,
             "unexpected_keys": self.unexpected,
-            "mismatched_keys": self.mismatched,
+            "mismatched_keys": list(self.mismatched),
             "error_msgs": [],
         }
 
@@ -159,22 +161,37 @@ def _fill(
     ignore_mismatched_sizes: bool,
 ) -> Report:
     names, report = _Names(checkpoint), Report()
-    for parameter, expected in list(model.named_parameters()):
-        stored = names.find(parameter)
-        tensor = None if stored is None else checkpoint.tensor(stored)
-        if tensor is None:
-            report.missing.append(parameter)
-        elif tensor.shape != expected.shape:
-            report.mismatched.append((parameter, tensor.shape, expected.shape))
-        target = _target_dtype(model, parameter, dtype)
-        if tensor is None or tensor.shape != expected.shape:
-            tensor = torch.empty(expected.shape, dtype=target, device=device)
-        _assign(model, parameter, tensor.to(device=device, dtype=target))
-    model.tie_weights()
+    filled: dict[nn.Parameter, nn.Parameter] = {}  # a tied parameter comes twice and is read once
+    for path, module in model.named_modules():
+        for leaf, expected in module._parameters.items():
+            if expected is None:
+                continue
+            if expected not in filled:
+                name = f"{path}.{leaf}"
+                target = _target_dtype(model, name, dtype)
+                tensor = _fitting(names.find(name), checkpoint, name, expected.shape, report)
+                if tensor is None:
+                    tensor = torch.empty(expected.shape, dtype=target, device=device)
+                filled[expected] = nn.Parameter(tensor.to(device=device, dtype=target), expected.requires_grad)
+            module._parameters[leaf] = filled[expected]
     every_name = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     report.unexpected = names.unused(every_name, model.unused_in_checkpoint)
     _finish(model, report, ignore_mismatched_sizes)
     return report
+
+
+def _fitting(
+    stored: str | None, checkpoint: Checkpoint, name: str, shape: torch.Size, report: Report
+) -> torch.Tensor | None:
+    """The checkpoint's tensor for a parameter; None, and a line in the report, if there is none of that shape."""
+    if stored is None:
+        report.missing.append(name)
+        return None
+    tensor = checkpoint.tensor(stored)
+    if tensor.shape == shape:
+        return tensor
+    report.mismatched[name] = (tensor.shape, shape)
+    return None
 
 
 def _target_dtype(model: T5PreTrainedModel, parameter: str, dtype: torch.dtype) -> torch.dtype:
@@ -183,31 +200,26 @@ def _target_dtype(model: T5PreTrainedModel, parameter: str, dtype: torch.dtype) 
     return torch.float32 if keeps else dtype
 
 
-def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    requires_grad = module._parameters[leaf].requires_grad  # type: ignore[union-attr]
-    module._parameters[leaf] = nn.Parameter(tensor, requires_grad=requires_grad)
-
-
 def _finish(model: T5PreTrainedModel, report: Report, ignore_mismatched_sizes: bool) -> None:
-    """Draw what the checkpoint did not give, and say so once."""
-    sizes = [f"{name} is {tuple(have)} in the checkpoint, {tuple(want)} here" for name, have, want in report.mismatched]
+    """Draw what the checkpoint did not give, and say what did not fit."""
+    name, origin = type(model).__name__, model.config.name_or_path
+    sizes = [f"{key} ({tuple(have)} there, {tuple(want)} here)" for key, (have, want) in report.mismatched.items()]
     if sizes and not ignore_mismatched_sizes:
         raise RuntimeError(
-            f"the checkpoint does not fit {type(model).__name__} with this configuration: {'; '.join(sizes)}. "
+            f"the checkpoint {origin} does not fit {name} with this configuration: {', '.join(sizes)}. "
             "Pass ignore_mismatched_sizes=True to draw these weights anew"
         )
-    fresh = report.missing + [name for name, _, _ in report.mismatched]
-    if not fresh:
-        return
-    initialize(model, model.config, set(fresh))
-    logger.warning(
-        "%s: the checkpoint %s has no weights for %s. They are newly initialised: train the model before you use it.",
-        type(model).__name__,
-        model.config.name_or_path,
-        ", ".join(fresh),
-    )
+    if report.missing or sizes:
+        initialize(model, model.config, {*report.missing, *report.mismatched})
+        logger.warning(
+            "%s: the checkpoint %s has no fitting weights for %s. They are newly initialised: train the model first.",
+            name,
+            origin,
+            ", ".join(report.missing + sizes),
+        )
+    useless = [key for key in report.unexpected if not key.startswith(HEADS)]
+    if useless:
+        logger.warning("%s: the checkpoint %s has weights without a place here: %s", name, origin, ", ".join(useless))
 
 
 def _generation_config(model: T5PreTrainedModel, source: Source) -> GenerationConfig | None:

@@ -11,13 +11,13 @@ from torch import nn
 
 from quintet.checkpoint import save_tensors
 from quintet.config import T5Config
+from quintet.files import staged
 from quintet.generation.config import GenerationConfig
 from quintet.model import embeddings, loading
 from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
 from quintet.model.stack import T5Stack
 from quintet.quantize import TorchAoConfig
-from quintet.files import staged
 
 
 class T5PreTrainedModel(nn.Module):

@@ -154,7 +154,7 @@ class T5Stack(nn.Module):
         """
         config = self.config
         embeds = self._embed(input_ids, inputs_embeds)
-        cache = self._cache(past_key_values, use_cache)
+        cache = self._cache(past_key_values, use_cache, batch=embeds.shape[0])
         this = Pass(
             embeds,
             cache,
@@ -177,7 +177,9 @@ class T5Stack(nn.Module):
         checks.check_token_ids(input_ids, self.embed_tokens.num_embeddings, f"{prefix}input_ids")
         return self.embed_tokens(input_ids)
 
-    def _cache(self, past: EncoderDecoderCache | None, use_cache: bool | None) -> EncoderDecoderCache | None:
+    def _cache(
+        self, past: EncoderDecoderCache | None, use_cache: bool | None, batch: int
+    ) -> EncoderDecoderCache | None:
         if not self.is_decoder:
             if use_cache:
                 raise ValueError("use_cache=True is for decoders: an encoder has no next step")
@@ -188,6 +190,8 @@ class T5Stack(nn.Module):
                     f"past_key_values must be an EncoderDecoderCache, got {type(past).__name__}; tuples of tensors "
                     "become one by EncoderDecoderCache.from_legacy_cache"
                 )
+            if past.batch_size not in (None, batch):
+                raise ValueError(f"past_key_values hold a batch of {past.batch_size}, the input one of {batch}")
             return past
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and self.gradient_checkpointing and self.training:
@@ -227,9 +231,10 @@ class T5Stack(nn.Module):
         if not self.is_decoder or memory is None:
             return None
         batch = this.embeds.shape[0]
+        checks.check_embeds(memory, self.config.d_model, "encoder_outputs")
         if memory.shape[0] != batch:
             raise ValueError(f"the encoder's batch is {memory.shape[0]}, the decoder's {batch}: they must agree")
-        checks.check_mask(attention_mask, (batch, memory.shape[1]), "attention_mask")
+        checks.check_mask(attention_mask, batch, this.embeds.shape[1], memory.shape[1], "attention_mask")
         bias = AttentionBias(mask=None if attention_mask is None else padding_mask(attention_mask, this.embeds.dtype))
         head_masks = self._head_masks(head_mask, "cross_attn_head_mask")
         return [
@@ -247,7 +252,7 @@ class T5Stack(nn.Module):
     def _mask(self, this: Pass, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         if this.cache is None or not this.cache.is_compileable:  # a static cache is longer than what is in it
             name = "decoder_attention_mask" if self.is_decoder else "attention_mask"
-            checks.check_mask(attention_mask, (this.embeds.shape[0], this.key_length), name)
+            checks.check_mask(attention_mask, *this.embeds.shape[:2], this.key_length, name)
         if self.is_decoder:
             return causal_mask(attention_mask, this.positions, this.key_length, this.embeds.dtype)
         return None if attention_mask is None else padding_mask(attention_mask, this.embeds.dtype)

@@ -109,6 +109,7 @@ class T5ForSequenceClassification(T5PreTrainedModel):
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         config = self.config
+        checks.check_tensor(labels, "labels")
         if config.problem_type is None:
             config.problem_type = _problem_type(config.num_labels, labels)
         if config.problem_type == "regression":
@@ -117,6 +118,7 @@ class T5ForSequenceClassification(T5PreTrainedModel):
         if config.problem_type == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels)
         checks.check_labels(labels, config.num_labels)
+        checks.check_shape(labels, logits.shape[:1], "labels")
         return F.cross_entropy(logits, labels.flatten())
 
 
@@ -158,6 +160,7 @@ class T5ForTokenClassification(T5PreTrainedModel):
         loss = None
         if labels is not None:
             checks.check_labels(labels, self.config.num_labels)
+            checks.check_shape(labels, logits.shape[:2], "labels")
             loss = F.cross_entropy(logits.flatten(0, 1), labels.to(logits.device).flatten())
         output = TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return as_asked(output, self.config, return_dict)
@@ -169,6 +172,10 @@ class T5ForQuestionAnswering(EncoderDecoder):
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
+        if config.num_labels != 2:
+            raise ValueError(
+                f"question answering scores starts and ends: num_labels must be 2, got {config.num_labels}"
+            )
         self.qa_outputs = Linear(config.d_model, config.num_labels)
         self.post_init()
 
@@ -213,7 +220,8 @@ class T5ForQuestionAnswering(EncoderDecoder):
         start_logits, end_logits = self.qa_outputs(output.last_hidden_state).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (_position_loss(start_logits, start_positions) + _position_loss(end_logits, end_positions)) / 2
+            start_loss = _position_loss(start_logits, start_positions, "start_positions")
+            loss = (start_loss + _position_loss(end_logits, end_positions, "end_positions")) / 2
         output = replace_states(
             Seq2SeqQuestionAnsweringModelOutput, output, loss=loss, start_logits=start_logits, end_logits=end_logits
         )
@@ -226,8 +234,11 @@ def _problem_type(num_labels: int, labels: torch.Tensor) -> str:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
-def _position_loss(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def _position_loss(logits: torch.Tensor, positions: torch.Tensor, name: str) -> torch.Tensor:
     """Cross-entropy of positions (batch,) or (batch, 1); those beyond the text count as absent."""
     length = logits.shape[1]
+    checks.check_shape(positions, logits.shape[:1], name)
+    if positions.is_floating_point():
+        raise ValueError(f"{name} must be integers, got {positions.dtype}")
     positions = positions.to(logits.device).reshape(-1).clamp(0, length)
     return F.cross_entropy(logits, positions, ignore_index=length)

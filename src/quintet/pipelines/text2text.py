@@ -42,7 +42,7 @@ class Text2TextGenerationPipeline:
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         for text in texts:
             if not isinstance(text, str):
-                raise ValueError(f"the input must be a text or a list of texts, got {type(text).__name__}")  # noqa: TRY004
+                raise ValueError(f"the input must be a text or a list of texts, got {type(text).__name__}")
         return [{self._result_key: result} for result in self.stream(texts, **generate_kwargs)]
 
     def stream(self, texts: Sequence[str], **generate_kwargs: Any) -> Iterator[str]:
