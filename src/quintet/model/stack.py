@@ -252,7 +252,8 @@ class T5Stack(nn.Module):
     def _mask(self, this: Pass, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         if this.cache is None or not this.cache.is_compileable:  # a static cache is longer than what is in it
             name = "decoder_attention_mask" if self.is_decoder else "attention_mask"
-            checks.check_mask(attention_mask, *this.embeds.shape[:2], this.key_length, name)
+            batch, length, _ = this.embeds.shape
+            checks.check_mask(attention_mask, batch, length, this.key_length, name)
         if self.is_decoder:
             return causal_mask(attention_mask, this.positions, this.key_length, this.embeds.dtype)
         return None if attention_mask is None else padding_mask(attention_mask, this.embeds.dtype)
