@@ -44,7 +44,7 @@ class TokenizerBase(SpecialTokens):
     def __init__(self, **kwargs: Any) -> None:
         for name in kwargs:
             if callable(getattr(type(self), name, None)):
-                raise AttributeError(f"{name!r} is a method of {type(self).__name__}.")  # noqa: TRY004
+                raise AttributeError(f"{name!r} is a method of {type(self).__name__}.")
         self.init_inputs: tuple[Any, ...] = ()
         self.init_kwargs: dict[str, Any] = copy.deepcopy(kwargs)
         self.name_or_path = kwargs.get("name_or_path", "")

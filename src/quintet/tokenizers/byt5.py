@@ -88,4 +88,6 @@ class ByT5Tokenizer(PythonTokenizer):
 
 
 def _stripping(token: str | AddedToken) -> AddedToken:
-    return AddedToken(token, lstrip=True, rstrip=True) if isinstance(token, str) else token
+    if not isinstance(token, str):
+        return token
+    return AddedToken(token, lstrip=True, rstrip=True, normalized=True, special=True)

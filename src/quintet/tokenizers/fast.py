@@ -19,6 +19,7 @@ from quintet.tokenizers.options import EncodeOptions, PaddingStrategy
 from quintet.tokenizers.pretrained import PretrainedTokenizer
 from quintet.tokenizers.sentencepiece import T5Tokenizer, special_token
 from quintet.tokenizers.sentinels import with_sentinels
+from quintet.tokenizers.special_tokens import with_special
 from quintet.tokenizers.truncation import check_room
 
 
@@ -111,9 +112,8 @@ class T5TokenizerFast(PretrainedTokenizer):
         ]
         names = self._special_token_set
         for token in [*saved, *special]:
-            is_special = str(token) in names or (isinstance(token, AddedToken) and token.special)
-            new = AddedToken(token) if isinstance(token, str) else copy.copy(token)
-            new.special = is_special
+            special = str(token) in names or getattr(token, "special", False)
+            new = AddedToken(token, special=special) if isinstance(token, str) else with_special(token, special)
             self._tokenizer.add_tokens([new])
         self._forget()
 
@@ -266,6 +266,10 @@ class T5TokenizerFast(PretrainedTokenizer):
     def vocab(self) -> dict[str, int]:
         """Same as `get_vocab()`."""
         return self.get_vocab()
+
+    def _as_special(self, token: str | AddedToken) -> AddedToken:
+        """An AddedToken is left to the backend, which stops normalizing one that did not ask for it."""
+        return super()._as_special(token) if isinstance(token, str) else token
 
     def _add_tokens(self, tokens: list[Any], special_tokens: bool) -> int:
         add = self._tokenizer.add_special_tokens if special_tokens else self._tokenizer.add_tokens

@@ -125,5 +125,5 @@ def _read(source: Source, filename: str) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}.")  # noqa: TRY004
+        raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}.")
     return content

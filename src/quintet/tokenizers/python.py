@@ -13,6 +13,7 @@ from quintet.tokenizers.added_tokens import Splitter
 from quintet.tokenizers.batch import BatchEncoding
 from quintet.tokenizers.options import EncodeOptions
 from quintet.tokenizers.pretrained import PretrainedTokenizer
+from quintet.tokenizers.special_tokens import with_special
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +194,8 @@ class PythonTokenizer(PretrainedTokenizer):
         for token in tokens:
             if not str(token) or (isinstance(token, str) and token in self._added_ids):
                 continue
-            new = _as_added(token, special_tokens or token in self._special_token_set)
+            special = special_tokens or token in self._special_token_set or getattr(token, "special", False)
+            new = with_special(token, special)
             if new.special and new.content not in self._special_token_set:
                 self._special_tokens_map["additional_special_tokens"].append(new)
                 self._special_token_set[new.content] = None
@@ -245,16 +247,3 @@ def _as_pair(item: Any, how: EncodeOptions) -> tuple[Any, Any]:
     if len(item) != 2:
         raise ValueError(f"a pair must have two texts, got {len(item)}: {item!r:.60}")
     return item[0], item[1]
-
-
-def _as_added(token: str | AddedToken, special: bool) -> AddedToken:
-    if isinstance(token, str):
-        return AddedToken(token, normalized=not special, special=special)
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=special or token.special,
-    )

@@ -149,7 +149,7 @@ class SpecialTokens:
             if name == "additional_special_tokens":
                 added += self._add_additional(value, replace_additional_special_tokens)
                 continue
-            token = _as_special(_checked(name, value))
+            token = self._as_special(_checked(name, value))
             setattr(self, name, token)
             if token not in added:
                 added.append(token)
@@ -184,6 +184,9 @@ class SpecialTokens:
     def _add_tokens(self, tokens: list[Any], special_tokens: bool) -> int:
         raise NotImplementedError
 
+    def _as_special(self, token: str | AddedToken) -> AddedToken:
+        return with_special(token, True)
+
     @cached_property
     def _special_token_set(self) -> dict[str, None]:
         """Ordered, and quick to look up in."""
@@ -210,7 +213,7 @@ class SpecialTokens:
         if not isinstance(tokens, (list, tuple)):
             raise TypeError(f"{name} must be a list of tokens, got {type(tokens).__name__}.")
         present = [] if replace else self.additional_special_tokens
-        new = [_as_special(_checked(name, token)) for token in tokens if str(token) not in present]
+        new = [self._as_special(_checked(name, token)) for token in tokens if str(token) not in present]
         if new:
             kept = [] if replace else self._special_tokens_map[name]
             self._set_additional_special_tokens([*kept, *new])
@@ -223,5 +226,15 @@ def _checked(name: str, token: Any) -> str | AddedToken:
     return token
 
 
-def _as_special(token: str | AddedToken) -> AddedToken:
-    return AddedToken(token, normalized=False, special=True) if isinstance(token, str) else token
+def with_special(token: str | AddedToken, special: bool) -> AddedToken:
+    """A copy of a token that is marked special or not; a str that is special is matched before normalization."""
+    if isinstance(token, str):
+        return AddedToken(token, normalized=not special, special=special)
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=special,
+    )

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_oracle import FRAGMENTS, Pair, byt5_pair, load_pair, odd_texts, quietly, sentences
+
+from .oracle import FRAGMENTS, Pair, byt5_pair, load_pair, odd_texts, quietly, sentences
 
 VARIANTS = [
     # class, vocabulary, arguments, number of sentences of each of three languages, number of odd texts

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizer_oracle import Pair, plain, quietly
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
+
+from .oracle import Pair, plain, quietly
 
 ROWS = [[5, 6, 1], [7, 1], [8, 9, 10, 11, 1]]
 FEATURES: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 import json
 
-from tokenizer_oracle import Pair
+from .oracle import Pair
 
 
 def test_every_case(t5: Pair, t5_folder) -> None:

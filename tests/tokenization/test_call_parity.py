@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizer_oracle import Pair, byt5_pair, load_pair, plain, quietly
+
+from .oracle import Pair, byt5_pair, load_pair, plain, quietly
 
 TEXTS = [
     "", "a", "word", "Hello world", "<extra_id_0>. Hi", "  spaced   out ", "Das Haus ist wunderbar.", "été 日本",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizer_oracle import Pair, load_pair
+
+from .oracle import Pair, load_pair
 
 
 @pytest.fixture(scope="session")

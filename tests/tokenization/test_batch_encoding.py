@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from tokenizer_oracle import Pair, plain
 
 from quintet.tokenizers import BatchEncoding, CharSpan, TokenSpan
+
+from .oracle import Pair, plain
 
 WORDS = ["Hello", "wonderful", "world"]
 
