@@ -34,7 +34,7 @@ def test_model_file_is_read_as_protobuf_reads_it(vocabulary: str, vocabularies: 
 
 @pytest.mark.parametrize(
     ("vocabulary", "legacy", "add_prefix_space"),
-    [("t5", True, True), ("t5", False, True), ("t5", False, False), ("mt5", False, True), ("umt5", True, False)],
+    [("t5", True, True), ("t5", False, True), ("t5", False, False), ("mt5", False, True)],
 )
 def test_backend(vocabulary: str, legacy: bool, add_prefix_space: bool, vocabularies: Path) -> None:
     file = str(vocabularies / vocabulary / "spiece.model")

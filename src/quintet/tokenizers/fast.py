@@ -112,8 +112,8 @@ class T5TokenizerFast(PretrainedTokenizer):
         ]
         names = self._special_token_set
         for token in [*saved, *special]:
-            special = str(token) in names or getattr(token, "special", False)
-            new = AddedToken(token, special=special) if isinstance(token, str) else with_special(token, special)
+            is_special = str(token) in names or getattr(token, "special", False)
+            new = AddedToken(token, special=is_special) if isinstance(token, str) else with_special(token, is_special)
             self._tokenizer.add_tokens([new])
         self._forget()
 

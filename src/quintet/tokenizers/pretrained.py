@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tokenizers import AddedToken
+
 from quintet.files import staged
 from quintet.hub import Source
 from quintet.tokenizers import files
 from quintet.tokenizers.base import TokenizerBase
-from tokenizers import AddedToken
 
 logger = logging.getLogger(__name__)
 
