@@ -203,7 +203,9 @@ class TokenizerBase(SpecialTokens):
         **others: Any,
     ) -> EncodeOptions:
         fields = EncodeOptions.__dataclass_fields__
-        self._refuse_unknown({name: value for name, value in others.items() if name not in fields})
+        unknown = {name: others.pop(name) for name in others.keys() - fields.keys()}
+        if unknown:
+            self._refuse_unknown(unknown)
         pad, cut, max_length = door.resolve_strategies(
             padding, truncation, max_length, others.get("pad_to_multiple_of"), self.model_max_length
         )
@@ -219,7 +221,7 @@ class TokenizerBase(SpecialTokens):
             return_token_type_ids=_default(return_token_type_ids, "token_type_ids" in names),
             return_attention_mask=_default(return_attention_mask, "attention_mask" in names),
             split_special_tokens=_default(split_special_tokens, self.split_special_tokens),
-            **{name: value for name, value in others.items() if name in fields},
+            **others,
         )
 
     def _prepare(self, ids: Ids, pair_ids: Ids | None, how: EncodeOptions) -> dict[str, Any]:

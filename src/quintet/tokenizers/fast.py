@@ -201,8 +201,7 @@ class T5TokenizerFast(PretrainedTokenizer):
         )
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
-        if kwargs:
-            raise TypeError(f"{type(self).__name__} does not know these arguments: {', '.join(sorted(kwargs))}.")
+        raise TypeError(f"{type(self).__name__} does not know these arguments: {', '.join(sorted(kwargs))}.")
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens encoding a text, or a pair, adds."""

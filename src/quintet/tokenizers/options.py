@@ -22,9 +22,8 @@ class _Choice(str, Enum):
     def parse(cls: type[_ChoiceType], value: object, argument: str) -> _ChoiceType:
         """The member for a string, or for another library's enum member of the same value."""
         text = getattr(value, "value", value)
-        for member in cls:
-            if member.value == text:
-                return member
+        if isinstance(text, str) and text in cls._value2member_map_:
+            return cls(text)
         allowed = ", ".join(repr(member.value) for member in cls)
         raise ValueError(f"{argument}={value!r} is not known. Allowed: {allowed}.")
 

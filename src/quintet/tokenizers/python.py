@@ -61,7 +61,8 @@ class PythonTokenizer(PretrainedTokenizer):
 
     def tokenize(self, text: str, split_special_tokens: bool | None = None, **kwargs: Any) -> list[str]:
         """The tokens of a text; with `split_special_tokens`, added tokens in it are read as plain text."""
-        self._refuse_unknown(kwargs)
+        if kwargs:
+            self._refuse_unknown(kwargs)
         if self.split_special_tokens if split_special_tokens is None else split_special_tokens:
             return self._tokenize(text) if text else []
         tokens: list[str] = []
@@ -126,8 +127,7 @@ class PythonTokenizer(PretrainedTokenizer):
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
         """Only warn, as the reference's Python tokenizers do; its fast ones raise TypeError."""
-        if kwargs:
-            logger.warning("%s does not know and ignores: %s.", type(self).__name__, ", ".join(sorted(kwargs)))
+        logger.warning("%s does not know and ignores: %s.", type(self).__name__, ", ".join(sorted(kwargs)))
 
     def _refuse_offsets(self, how: EncodeOptions) -> None:
         if how.return_offsets_mapping:
