@@ -85,6 +85,7 @@ def load(
     dtype = _dtype(request.dtype, config, checkpoint)
     with torch.device("meta"):
         model = model_class(config)
+    placement.check_complete(model, request.device_map)
     device = placement.single_device(request.device_map)
     report = _fill(model, checkpoint, dtype, device or torch.device("cpu"), request.ignore_mismatched_sizes)
     config.dtype = dtype

@@ -32,6 +32,19 @@ def single_device(device_map: Any) -> torch.device | None:
     return _device(device_map)
 
 
+def check_complete(model: T5PreTrainedModel, device_map: Any) -> None:
+    """ValueError if a dictionary leaves a parameter without a place."""
+    if not isinstance(device_map, dict) or "" in device_map:
+        return
+    homeless = [
+        name
+        for name, _ in model.named_parameters()
+        if not any(name == part or name.startswith(f"{part}.") for part in device_map)
+    ]
+    if homeless:
+        raise ValueError(f"device_map says no place for {', '.join(homeless[:5])}{', ...' if homeless[5:] else ''}")
+
+
 def _device(value: Any) -> torch.device:
     try:
         device = torch.device(value)
