@@ -27,6 +27,7 @@ ROOMS = [
     "auto",
     "pipelines",
     "cli",
+    "__main__",
 ]
 WITHOUT_TORCH = ["hub", "files", "config", "tokenizers", "cli"]
 MODULES = sorted(path for path in SOURCE.rglob("*.py"))

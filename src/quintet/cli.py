@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -59,12 +60,14 @@ def run(
     """
     try:
         for answer in _answers(texts, model, task, device, dtype, batch_size, max_new_tokens):
-            typer.echo(answer)
+            typer.echo(answer.replace("\n", " "))  # answer n stays on line n
+    except BrokenPipeError:
+        raise  # the reader, such as `head`, has seen enough: typer ends the program without a word
     except (Failure, OSError, ValueError, RuntimeError, ImportError) as error:
         if debug:
             raise
         errors.print("[red]quintet:[/red] ", end="")
-        errors.print(str(error), markup=False, soft_wrap=True)
+        errors.print(" ".join(str(error).split()), markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 
@@ -82,14 +85,20 @@ def _answers(
 
 def _lines() -> list[str]:
     """Standard input, a text a line; empty lines are texts too, so that answers stay beside their questions."""
+    # Python may let bytes that are no characters pass, and str.splitlines splits within a line, at form feeds say.
+    text = io.TextIOWrapper(sys.stdin.buffer, sys.stdin.encoding, errors="strict")
     try:
-        return sys.stdin.read().splitlines()
+        return [line.removesuffix("\n") for line in text]
     except UnicodeDecodeError as error:
         where = f"{error.reason} at byte {error.start}"
-        raise Failure(f"standard input is not valid {sys.stdin.encoding}: {where}") from error
+        raise Failure(f"standard input is not valid {text.encoding}: {where}") from error
 
 
 def main() -> None:
     """The program `quintet`."""
-    logging.basicConfig(format="quintet: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("quintet: %(message)s"))
+    logging.getLogger("quintet").addHandler(handler)
+    # What it says of each attempt to reach the Hub, the error in the end says in one line.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     app()
