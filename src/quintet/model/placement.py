@@ -32,6 +32,17 @@ def single_device(device_map: Any) -> torch.device | None:
     return _device(device_map)
 
 
+def checked_device(value: Any, option: str, allowed: str) -> torch.device:
+    """The device that the value of an option means; ValueError if it means none, or one that is not here."""
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{option} must be {allowed}; got {value!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{option} asks for {device}, but no CUDA device is available here")
+    return device
+
+
 def check_complete(model: T5PreTrainedModel, device_map: Any) -> None:
     """ValueError if a dictionary leaves a parameter without a place."""
     if not isinstance(device_map, dict) or "" in device_map:
@@ -46,16 +57,8 @@ def check_complete(model: T5PreTrainedModel, device_map: Any) -> None:
 
 
 def _device(value: Any) -> torch.device:
-    try:
-        device = torch.device(value)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"device_map must be a device, one of {', '.join(STRATEGIES)}, or a dictionary from modules to devices; "
-            f"got {value!r}"
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device_map asks for {device}, but no CUDA device is available here")
-    return device
+    allowed = f"a device, one of {', '.join(STRATEGIES)}, or a dictionary from modules to devices"
+    return checked_device(value, "device_map", allowed)
 
 
 def spread(model: T5PreTrainedModel, device_map: Any, **options: Any) -> T5PreTrainedModel:
