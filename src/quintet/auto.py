@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any, ClassVar
 
-from quintet.config import CONFIG_CLASSES, T5Config
+from quintet.config import T5Config
 from quintet.hub import Source
 from quintet.model import heads, task_heads, variants
 from quintet.tokenizers import ByT5Tokenizer, T5Tokenizer, T5TokenizerFast, TokenizerBase
+from quintet.tokenizers.files import read_config
+from quintet.tokenizers.pretrained import PretrainedTokenizer
 
 NameOrPath = str | os.PathLike[str]
+
+# The names under which checkpoints keep a tokenizer with a vocabulary; old ones name none.
+VOCABULARY_CLASSES = (
+    *(f"{variant}Tokenizer{suffix}" for variant in ("T5", "MT5", "UMT5") for suffix in ("", "Fast")),
+    "PreTrainedTokenizerFast",
+    None,
+)
 
 
 class _Auto:
@@ -42,14 +50,21 @@ class AutoTokenizer(_Auto):
     def from_pretrained(
         cls, pretrained_model_name_or_path: NameOrPath, use_fast: bool = True, **kwargs: Any
     ) -> TokenizerBase:
-        """See `T5TokenizerFast.from_pretrained`. Raises OSError for missing files."""
-        options = dict(kwargs)
-        path = Source(pretrained_model_name_or_path, **Source.take_options(options)).find("tokenizer_config.json")
-        saved_class = None if path is None else json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
-        if saved_class == "ByT5Tokenizer":
-            return ByT5Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        tokenizer_class = T5TokenizerFast if use_fast else T5Tokenizer
+        """See `T5TokenizerFast.from_pretrained`. Raises OSError for missing files, ValueError for another family's."""
+        source = Source(pretrained_model_name_or_path, **Source.take_options(dict(kwargs)))
+        tokenizer_class = cls._class_for(read_config(source).get("tokenizer_class"), use_fast)
         return tokenizer_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @staticmethod
+    def _class_for(saved_class: str | None, use_fast: bool) -> type[PretrainedTokenizer]:
+        if saved_class == "ByT5Tokenizer":
+            return ByT5Tokenizer
+        if saved_class not in VOCABULARY_CLASSES:
+            raise ValueError(
+                f"a tokenizer of class {saved_class!r} is not of the T5 family; supported classes: "
+                f"{', '.join(filter(None, VOCABULARY_CLASSES))}, ByT5Tokenizer"
+            )
+        return T5TokenizerFast if use_fast else T5Tokenizer
 
 
 class _AutoModel(_Auto):
@@ -60,7 +75,7 @@ class _AutoModel(_Auto):
         """See `T5PreTrainedModel.from_pretrained`; ValueError for a model type outside the T5 family."""
         config = kwargs.get("config")
         if not isinstance(config, T5Config):
-            options = Source.take_options(dict(kwargs))
+            options = Source.take_options(dict(kwargs)) if config is None else {}
             config = T5Config.from_pretrained(config or pretrained_model_name_or_path, **options)
         return cls._class_for(config).from_pretrained(pretrained_model_name_or_path, **kwargs)
 
@@ -71,9 +86,10 @@ class _AutoModel(_Auto):
 
     @classmethod
     def _class_for(cls, config: T5Config) -> Any:
-        name = {config_class: model_type.upper() for model_type, config_class in CONFIG_CLASSES.items()}[type(config)]
-        modules = (heads, task_heads, variants)
-        return next(getattr(module, name + cls.head) for module in modules if hasattr(module, name + cls.head))
+        if not isinstance(config, T5Config):
+            raise ValueError(f"{cls.__name__} needs a configuration of the T5 family, got {type(config).__name__}")
+        name = config.model_type.upper() + cls.head
+        return next(getattr(module, name) for module in (heads, task_heads, variants) if hasattr(module, name))
 
 
 class AutoModel(_AutoModel):
