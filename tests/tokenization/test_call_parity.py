@@ -154,9 +154,11 @@ def test_limit_of_the_model(t5: Pair) -> None:
     assert len(t5.ours(text)["input_ids"]) == 601  # longer than the limit, and nothing is said about it
 
 
-def test_no_limit_at_all(t5_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ours = load_pair("T5Tokenizer", t5_folder, model_max_length=int(1e30)).ours
-    assert ours("word word", padding="max_length", truncation=True)["input_ids"] == [1448, 1448, 1]
+@pytest.mark.parametrize("name", ["T5Tokenizer", "T5TokenizerFast"])
+def test_no_limit_at_all(name: str, t5_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ours = load_pair(name, t5_folder, model_max_length=int(1e30)).ours
+    ids = ours(["word word", "word"], padding="max_length", truncation=True)["input_ids"]
+    assert ids == [[1448, 1448, 1], [1448, 1]]
     assert "no limit" in caplog.text
 
 

@@ -114,6 +114,7 @@ def test_older_files(t5_folder: Path, tmp_path: Path) -> None:
     assert_same_tokenizers(ours, theirs)
     assert ours.cls_token_id == 32100
     assert ours.convert_tokens_to_ids("<new>") == 32101
+    assert_same_tokenizers(*load_pair("T5Tokenizer", tmp_path, eos_token="<new>", cls_token="<pad>"))
     (tmp_path / "tokenizer.json").write_bytes((t5_folder / "tokenizer.json").read_bytes())
     for name in ("T5Tokenizer", "T5TokenizerFast"):
         assert_same_tokenizers(*load_pair(name, tmp_path))

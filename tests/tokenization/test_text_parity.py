@@ -22,7 +22,8 @@ VARIANTS = [
     ("T5TokenizerFast", "mt5", {"legacy": False}, 100, 400),
     ("T5Tokenizer", "mt5", {"legacy": False}, 200, 500),
     ("T5TokenizerFast", "umt5", {}, 400, 600),
-    ("T5Tokenizer", "umt5", {}, 200, 500),
+    ("T5Tokenizer", "umt5", {}, 100, 300),
+    ("T5Tokenizer", "umt5", {"legacy": False}, 100, 500),
 ]
 
 
