@@ -55,15 +55,16 @@ MEASURE_MEMORY = """
 import sys, resource
 library, folder, dtype = sys.argv[1:]
 import torch, importlib
-model_class = importlib.import_module(library).T5ForConditionalGeneration
-config = importlib.import_module(library).T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1, vocab_size=99)
+library = importlib.import_module(library)
+model_class = library.T5ForConditionalGeneration
+config = library.T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1, vocab_size=99)
 model_class(config)  # what a first model imports is not the checkpoint's memory
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) * 1024
 before = resident()
 open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
 model = model_class.from_pretrained(folder, dtype=dtype)
-checksum = sum(parameter.double().abs().max().item() for parameter in model.parameters())  # read every page
+checksum = sum(parameter.sum().item() for parameter in model.parameters())  # read every page
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 print(peak - before)
 """
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     print(describe(), f"transformers {transformers.__version__}, quintet {quintet.__version__}", sep="\n")
-    print(f"\n| {'shape':5} | {'what':34} | {'transformers':>13} | {'quintet':>13} | ratio |")
+    print(f"\n| {'shape':5} | {'what':38} | {'transformers':>13} | {'quintet':>13} | ratio |")
     print("|---" * 5 + "|", flush=True)
     rows: list[dict[str, Any]] = []
     for shape in SHAPES if options.shape == "both" else [options.shape]:
@@ -92,8 +93,9 @@ def main() -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    theirs, ours, unit = row["transformers"], row["quintet"], row["unit"]
-    return f"| {row['shape']:5} | {row['what']:34} | {theirs:9.1f} {unit:>3} | {ours:9.1f} {unit:>3} | {theirs / ours:5.2f} |"
+    theirs, ours = row["transformers"], row["quintet"]
+    cells = [f"{value:9.1f} {row['unit']:>3}" for value in (theirs, ours)]
+    return f"| {row['shape']:5} | {row['what']:38} | {cells[0]} | {cells[1]} | {theirs / ours:5.2f} |"
 
 
 def _pair(shape: str) -> tuple[Any, Any]:
@@ -127,16 +129,10 @@ def _load(shape: str, rounds: int) -> list[dict[str, Any]]:
             seconds = _in_processes(LOADER, folder, dtype, max(3, rounds // 2))
             times = dict(zip(("transformers", "quintet"), (s * 1e3 for s in seconds), strict=True))
             rows.append({"what": f"load, fp32 file as {dtype}", "unit": "ms", **times})
-        peaks = _in_processes(MEASURE_MEMORY, folder, "auto", 3)
-        for library, peak in zip(("transformers", "quintet"), peaks, strict=True):
-            rows.append(
-                {
-                    "what": f"peak memory, {library} / file",
-                    "unit": "MB",
-                    "transformers": size / 1e6,
-                    "quintet": peak / 1e6,
-                }
-            )
+        for dtype in ("auto", "bfloat16"):
+            theirs, ours = _in_processes(MEASURE_MEMORY, folder, dtype, 3)
+            what = f"peak memory of it (file: {size / 1e6:.0f} MB)"
+            rows.append({"what": what, "unit": "MB", "transformers": theirs / 1e6, "quintet": ours / 1e6})
     return rows
 
 

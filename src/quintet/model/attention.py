@@ -61,10 +61,13 @@ def attend(
     """Attention of queries (batch, heads, queries, d_kv) over keys and values (batch, heads, keys, d_kv).
 
     Returns the result (batch, heads, queries, d_kv) and, if asked for, the weights (batch, heads, queries, keys).
-    `dropout` is the probability of dropping a weight; `head_mask` multiplies each head's weights. Both of the last
-    need the weights themselves, which only the eager backend has: it takes over.
+    `dropout` is the probability of dropping a weight; `head_mask` multiplies each head's weights.
+
+    The eager backend takes over where another has no way: it alone has weights to return or to mask by head, and on a
+    CPU no fused kernel gives the bias a gradient (PyTorch would write the steps out too, with some of its own between).
     """
-    if need_weights or head_mask is not None:
+    learns_bias = bias is not None and bias.requires_grad and bias.device.type == "cpu"
+    if need_weights or head_mask is not None or learns_bias:
         backend = "eager"
     return BACKENDS[backend](query, key, value, bias, dropout, head_mask)
 
@@ -80,7 +83,7 @@ def eager_attention(
     """The specification: every step written out, in the reference's order and precisions (softmax in float32)."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     if bias is not None:
-        scores = scores + bias
+        scores += bias
     weights = F.softmax(scores.float(), dim=-1).type_as(scores)
     weights = F.dropout(weights, dropout)
     if head_mask is not None:

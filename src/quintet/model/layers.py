@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from quintet.config import T5Config
@@ -61,12 +62,9 @@ class RMSNorm(nn.Module):
         self.variance_epsilon = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Computed in float32; the result has the weight's dtype if that is a half precision."""
-        variance = hidden.float().pow(2).mean(-1, keepdim=True)
-        hidden = hidden * torch.rsqrt(variance + self.variance_epsilon)
-        if self.weight.dtype in (torch.float16, torch.bfloat16):
-            hidden = hidden.to(self.weight.dtype)
-        return self.weight * hidden
+        """Normalised in float32 and cast to the weight's dtype before it is scaled."""
+        normalised = F.rms_norm(hidden.float(), self.weight.shape, eps=self.variance_epsilon)
+        return self.weight * normalised.to(self.weight.dtype)
 
 
 class FeedForward(nn.Module):
