@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 
 from quintet.checkpoint.errors import CheckpointError
-from quintet.files.names import layouts
 from quintet.checkpoint.pickle_file import PickleFile
 from quintet.checkpoint.safetensors_file import SafetensorsFile
+from quintet.files.names import layouts
 from quintet.hub import Source
 
 _LFS_POINTER = b"version https://git-lfs"

@@ -13,8 +13,8 @@ from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from quintet.files.names import Layout
 from quintet.files import staged
+from quintet.files.names import Layout
 
 
 def save_tensors(

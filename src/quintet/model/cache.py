@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quintet.config import T5Config
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]
+MINIMUM_ROOM = 32  # positions a growing buffer has room for at first
 
 
 class CacheLayer:
@@ -53,16 +54,44 @@ class CacheLayer:
             self.values = self.values.repeat_interleave(repeats, dim=0)
 
 
+class _Growing:
+    """A tensor that grows along its length in a buffer with room to spare, instead of being copied at every step."""
+
+    def __init__(self) -> None:
+        self._buffer: torch.Tensor | None = None
+        self._view: torch.Tensor | None = None
+
+    def append(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """`old` and `new` behind each other; `old` is copied only if it is not what the last call returned."""
+        start, end = old.shape[2], old.shape[2] + new.shape[2]
+        if self._buffer is None or old is not self._view or end > self._buffer.shape[2]:
+            room = max(end, 2 * start, MINIMUM_ROOM)
+            self._buffer = old.new_empty(*old.shape[:2], room, old.shape[3])
+            self._buffer[:, :, :start] = old
+        self._buffer[:, :, start:end] = new
+        self._view = self._buffer[:, :, :end]
+        return self._view
+
+
 class DynamicLayer(CacheLayer):
     """A layer that grows with every step."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._grown: list[_Growing] = []
+
     def update(self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor | None = None) -> KeyValue:
         """Append keys and values; `positions` is not needed."""
-        if self.keys is not None:
-            keys = torch.cat([self.keys, keys], dim=2)
-            values = torch.cat([self.values, values], dim=2)
-        self.keys, self.values = keys, values
-        return keys, values
+        if self.keys is None:
+            self.keys, self.values = keys, values
+        elif torch.is_grad_enabled() or torch.compiler.is_compiling():  # writing in place is for neither
+            self.keys = torch.cat([self.keys, keys], dim=2)
+            self.values = torch.cat([self.values, values], dim=2)
+        else:
+            self._grown = self._grown or [_Growing(), _Growing()]
+            self.keys = self._grown[0].append(self.keys, keys)
+            self.values = self._grown[1].append(self.values, values)
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         """How many positions are filled."""
