@@ -38,25 +38,29 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def run(
     texts: Annotated[
-        list[str] | None, typer.Argument(help="The input texts; without any, one a line from stdin.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="What to run it on; without any, the lines of stdin.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="A folder, or a name on the Hugging Face Hub.")] = ...,  # type: ignore[assignment]
-    task: Annotated[str, typer.Option(help="text2text-generation, summarization, translation_en_to_fr, ...")] = (
+    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A folder, or a name on the Hub.")] = ...,  # type: ignore[assignment]
+    task: Annotated[str, typer.Option(metavar="TASK", help="Or summarization, translation_en_to_fr, ...")] = (
         "text2text-generation"
     ),
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; a number is a CUDA device, -1 the CPU.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as the checkpoint is.")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="How many texts are computed together.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
+    device: Annotated[
+        str, typer.Option(metavar="DEV", help="Or cuda, cuda:1; a number is CUDA's, -1 the CPU.")
+    ] = "cpu",
+    dtype: Annotated[str, typer.Option(metavar="TYPE", help="Or bfloat16, float16, auto (the checkpoint's).")] = (
+        "float32"
+    ),
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="How many texts are computed together.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="The longest answer, in tokens.")] = 256,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
 ) -> None:
     """Run a model on texts and print one answer a line.
 
     Examples:
 
-      quintet run "translate English to German: The house is wonderful." --model google/flan-t5-small
+      quintet run "translate English to German: Hello." -m google/flan-t5-small
 
-      quintet run --model google/flan-t5-small --batch-size 8 < sentences.txt
+      quintet run -m google/flan-t5-small --batch-size 8 < sentences.txt
     """
     try:
         for answer in _answers(texts, model, task, device, dtype, batch_size, max_new_tokens):
