@@ -298,3 +298,15 @@ def test_cache_position_places_the_tokens(head: str, variant: str, backend: str)
             )
         results.append(second)
     assert_same(*results, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("head", TAKES_CACHE)
+def test_the_configuration_can_change_its_mind_about_caches(head: str) -> None:
+    """Trainers switch `model.config.use_cache` off on a finished model."""
+    pair = make_pair(head)
+    for model in pair:
+        model.config.use_cache = False
+    with torch.no_grad():
+        ours, theirs = (model(**make_batch(head)) for model in pair)
+    assert "past_key_values" not in ours
+    assert "past_key_values" not in theirs

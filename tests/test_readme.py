@@ -1,0 +1,49 @@
+"""What the README shows is true: its example and its command line give what stands beside them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+PUBLISHED = "google/flan-t5-small"
+"""The name in the README; the tests put a local checkpoint of the same shape in its place."""
+
+
+def block(language: str) -> str:
+    match = re.search(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+@pytest.fixture
+def checkpoint(shared: Path) -> str:
+    return str(shared / "models" / "flan-t5-small-title")
+
+
+def test_the_example(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = block("python")
+    promised = code.rsplit("# ", 1)[1].strip()
+    exec(compile(code.replace(PUBLISHED, checkpoint), "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == promised
+
+
+def test_the_command_line(checkpoint: str) -> None:
+    command, answer = block("console").splitlines()[:2]
+    program = str(Path(sys.executable).with_name("quintet"))
+    command = command.removeprefix("$ ").replace(PUBLISHED, checkpoint).replace("quintet", program, 1)
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [answer]
+    assert result.stderr == ""
+
+
+def test_the_documents_it_points_to_are_there() -> None:
+    for document in (
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{path.name}" for path in README.parent.glob("docs/*.md")),
+    ):
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.name} points to {link}"
