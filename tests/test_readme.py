@@ -40,10 +40,6 @@ def test_the_command_line(checkpoint: str) -> None:
 
 
 def test_the_documents_it_points_to_are_there() -> None:
-    for document in (
-        "README.md",
-        "CONTRIBUTING.md",
-        *(f"docs/{path.name}" for path in README.parent.glob("docs/*.md")),
-    ):
-        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-            assert (path.parent / link).exists(), f"{path.name} points to {link}"
+    for page in [README, README.with_name("CONTRIBUTING.md"), *README.parent.glob("docs/*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} points to {link}"
