@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from quintet.model.init import Embedding
 
 if TYPE_CHECKING:
     from quintet.model.pretrained import T5PreTrainedModel
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+DISK = "disk"
 
 
 def take_options(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -25,8 +29,8 @@ def single_device(device_map: Any) -> torch.device | None:
     if device_map is None:
         return torch.get_default_device()
     if isinstance(device_map, dict):
-        places = set(map(str, device_map.values()))
-        return None if len(places) != 1 or "disk" in places else _device(next(iter(device_map.values())))
+        devices = {_device(place) for place in device_map.values() if place != DISK}
+        return devices.pop() if len(devices) == 1 and DISK not in device_map.values() else None
     if device_map in STRATEGIES:
         return None if torch.accelerator.is_available() else torch.device("cpu")
     return _device(device_map)
@@ -44,16 +48,22 @@ def checked_device(value: Any, option: str, allowed: str) -> torch.device:
 
 
 def check_complete(model: T5PreTrainedModel, device_map: Any) -> None:
-    """ValueError if a dictionary leaves a parameter without a place."""
-    if not isinstance(device_map, dict) or "" in device_map:
+    """ValueError if a dictionary leaves a parameter without a place, or a shared one half on disk."""
+    if not isinstance(device_map, dict):
         return
-    homeless = [
-        name
-        for name, _ in model.named_parameters()
-        if not any(name == part or name.startswith(f"{part}.") for part in device_map)
-    ]
+    places = {name: _place(name, device_map) for name, _ in model.named_parameters(remove_duplicate=False)}
+    homeless = [name for name, place in places.items() if place is None]
     if homeless:
         raise ValueError(f"device_map says no place for {', '.join(homeless[:5])}{', ...' if homeless[5:] else ''}")
+    for alias, name in model.tied_names().items():
+        if (places[alias] == DISK) != (places[name] == DISK):
+            raise ValueError(f"{alias} and {name} are one weight: device_map must put both on disk, or neither")
+
+
+def _place(name: str, device_map: dict[str, Any]) -> Any:
+    """Where the longest entry that covers a parameter puts it, or None."""
+    covering = [part for part in device_map if part == "" or name == part or name.startswith(f"{part}.")]
+    return device_map[max(covering, key=len)] if covering else None
 
 
 def _device(value: Any) -> torch.device:
@@ -61,28 +71,61 @@ def _device(value: Any) -> torch.device:
     return checked_device(value, "device_map", allowed)
 
 
-def spread(model: T5PreTrainedModel, device_map: Any, **options: Any) -> T5PreTrainedModel:
+def spread(
+    model: T5PreTrainedModel,
+    device_map: Any,
+    max_memory: dict[int | str, int | str] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
+    offload_buffers: bool = False,
+) -> T5PreTrainedModel:
     """Put the parts of a model on several devices, or on disk, by `accelerate`.
 
-    `device_map` is a strategy or a dictionary; options are max_memory, offload_folder and offload_buffers. Raises
-    ImportError without `accelerate`.
+    `device_map` is a strategy or a dictionary; what it puts on disk is written to `offload_folder`. Raises ImportError
+    without `accelerate`, ValueError without a folder to write to.
     """
     try:
-        from accelerate import dispatch_model, infer_auto_device_map
-        from accelerate.utils import get_balanced_memory
+        import accelerate
     except ImportError as error:
         raise ImportError(
             f"device_map={device_map!r} spreads the model over devices, which needs `accelerate`: "
             "pip install 'quintet[accelerate]'"
         ) from error
-    max_memory = options.pop("max_memory", None)
+    _separate_embeddings(model)
     if not isinstance(device_map, dict):
-        kept_whole = model._no_split_modules
-        if device_map != "sequential":
-            max_memory = get_balanced_memory(
-                model, max_memory, no_split_module_classes=kept_whole, low_zero=device_map == "balanced_low_0"
-            )
-        device_map = infer_auto_device_map(model, max_memory, no_split_module_classes=kept_whole)
-    offload_folder = options.pop("offload_folder", None)
-    dispatch_model(model, device_map, offload_dir=offload_folder, **options)
-    return model
+        device_map = _chosen_by_strategy(model, device_map, max_memory)
+    if DISK in device_map.values():
+        _write_to_disk(model, device_map, offload_folder)
+    return accelerate.dispatch_model(
+        model, device_map, offload_dir=offload_folder, offload_buffers=offload_buffers, skip_keys="past_key_values"
+    )
+
+
+def _separate_embeddings(model: T5PreTrainedModel) -> None:
+    """Give each stack an embedding of its own around the shared weight: `accelerate` keeps a module in one place."""
+    for stack in model.stacks:
+        shared = stack.embed_tokens
+        stack.embed_tokens = Embedding(shared.num_embeddings, shared.embedding_dim, device="meta")
+        stack.embed_tokens.weight = shared.weight
+
+
+def _chosen_by_strategy(model: T5PreTrainedModel, strategy: str, max_memory: Any) -> dict[str, Any]:
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    kept_whole = model._no_split_modules
+    if strategy != "sequential":
+        max_memory = get_balanced_memory(
+            model, max_memory, no_split_module_classes=kept_whole, low_zero=strategy == "balanced_low_0"
+        )
+    return infer_auto_device_map(model, max_memory, no_split_module_classes=kept_whole)
+
+
+def _write_to_disk(model: T5PreTrainedModel, device_map: dict[str, Any], folder: str | os.PathLike[str] | None) -> None:
+    """Write the weights that are to be on disk. `accelerate` itself would take what another model left there."""
+    from accelerate.utils import offload_state_dict
+
+    if folder is None:
+        parts = ", ".join(repr(part) for part, place in device_map.items() if place == DISK)
+        raise ValueError(f"device_map puts {parts} on disk, which needs an offload_folder")
+    state = model.state_dict()
+    offload_state_dict(folder, {name: state[name] for name in state if _place(name, device_map) == DISK})
