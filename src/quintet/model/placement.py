@@ -38,6 +38,8 @@ def single_device(device_map: Any) -> torch.device | None:
 
 def checked_device(value: Any, option: str, allowed: str) -> torch.device:
     """The device that the value of an option means; ValueError if it means none, or one that is not here."""
+    if isinstance(value, int) and not torch.accelerator.is_available():
+        raise ValueError(f"{option} asks for accelerator {value}, but none is available here")
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -48,7 +50,7 @@ def checked_device(value: Any, option: str, allowed: str) -> torch.device:
 
 
 def check_complete(model: T5PreTrainedModel, device_map: Any) -> None:
-    """ValueError if a dictionary leaves a parameter without a place, or a shared one half on disk."""
+    """ValueError if a dictionary leaves a parameter without a place, or puts on disk what must stay together."""
     if not isinstance(device_map, dict):
         return
     places = {name: _place(name, device_map) for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -58,12 +60,21 @@ def check_complete(model: T5PreTrainedModel, device_map: Any) -> None:
     for alias, name in model.tied_names().items():
         if (places[alias] == DISK) != (places[name] == DISK):
             raise ValueError(f"{alias} and {name} are one weight: device_map must put both on disk, or neither")
+    for name, place in places.items():
+        if place != DISK and any(_covers(part, name) and device_map[part] == DISK for part in device_map):
+            raise ValueError(
+                f"device_map puts {name} elsewhere than a part on disk that holds it: list the parts singly"
+            )
 
 
 def _place(name: str, device_map: dict[str, Any]) -> Any:
     """Where the longest entry that covers a parameter puts it, or None."""
-    covering = [part for part in device_map if part == "" or name == part or name.startswith(f"{part}.")]
+    covering = [part for part in device_map if _covers(part, name)]
     return device_map[max(covering, key=len)] if covering else None
+
+
+def _covers(part: str, name: str) -> bool:
+    return part in ("", name) or name.startswith(f"{part}.")
 
 
 def _device(value: Any) -> torch.device:
