@@ -22,7 +22,6 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: export OMP_NUM_THREADS = 1  # one worker per core, one thread per worker
 test: lint       ## the tests: style and types first, then behaviour
 	$(BIN)/python -m pytest -n auto
 

@@ -1,9 +1,14 @@
 """Fixtures every test may use."""
 
+import os
 from pathlib import Path
 
-import pytest
-from hypothesis import HealthCheck, settings
+# Tests are small: one thread each is fastest, and several workers with several threads each would wait for each other.
+# Set before torch is imported, and for the programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 # The same examples on every run, and no complaint about a busy machine: neither says anything about the code.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
