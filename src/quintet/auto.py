@@ -74,9 +74,10 @@ class _AutoModel(_Auto):
     def from_pretrained(cls, pretrained_model_name_or_path: NameOrPath, **kwargs: Any) -> Any:
         """See `T5PreTrainedModel.from_pretrained`; ValueError for a model type outside the T5 family."""
         config = kwargs.get("config")
-        if not isinstance(config, T5Config):
-            options = Source.take_options(dict(kwargs)) if config is None else {}
-            config = T5Config.from_pretrained(config or pretrained_model_name_or_path, **options)
+        if config is None:
+            config = T5Config.from_pretrained(pretrained_model_name_or_path, **Source.take_options(dict(kwargs)))
+        elif not isinstance(config, T5Config):
+            config = kwargs["config"] = T5Config.from_pretrained(config)
         return cls._class_for(config).from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
