@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from quintet.config import checks
 from quintet.config.defaults import COMMON, DEFAULT_LABELS, GENERATION, LEGACY
-from quintet.files import staged
+from quintet.files import read_json, staged
 from quintet.hub import Source
 
 if TYPE_CHECKING:
@@ -251,12 +251,12 @@ class T5Config:
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> T5Config:
         """Build from a JSON file of values."""
-        return cls.from_dict(_read_json(Path(json_file)))
+        return cls.from_dict(read_json(Path(json_file)))
 
     @classmethod
     def get_config_dict(cls, source: Source) -> dict[str, Any]:
         """The contents of a checkpoint's config.json."""
-        return _read_json(source.file(CONFIG_NAME))
+        return read_json(source.file(CONFIG_NAME))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
@@ -266,7 +266,7 @@ class T5Config:
         """
         source = Source(pretrained_model_name_or_path, **Source.take_options(kwargs))
         path = Path(pretrained_model_name_or_path)
-        values = _read_json(path) if path.is_file() else cls.get_config_dict(source)
+        values = read_json(path) if path.is_file() else cls.get_config_dict(source)
         return cls.from_dict(values, **kwargs)
 
     def __eq__(self, other: object) -> bool:
@@ -327,13 +327,3 @@ def _config_class(model_type: str | None, default: type[T5Config]) -> type[T5Con
             f"supported model types: {', '.join(CONFIG_CLASSES)}"
         )
     return CONFIG_CLASSES[model_type]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quintet.config import T5Config
-from quintet.files import staged
+from quintet.files import read_json, staged
 from quintet.hub import Source
 
 GENERATION_CONFIG_NAME = "generation_config.json"
@@ -51,10 +51,7 @@ class GenerationConfig:
         path = source.find(GENERATION_CONFIG_NAME)
         if path is None:
             return cls.from_model_config(config)
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-            raise ValueError(f"{path} is not a valid generation configuration: {error}") from error
+        return cls.from_dict(read_json(path))
 
     @classmethod
     def from_model_config(cls, config: T5Config) -> GenerationConfig:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
+from quintet.files import read_json
 from quintet.hub import Source
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -118,12 +119,4 @@ def _as_special(value: Any) -> Any:
 
 def _read(source: Source, filename: str) -> dict[str, Any] | None:
     path = source.find(filename)
-    if path is None:
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}.")
-    return content
+    return None if path is None else read_json(path)
