@@ -112,8 +112,10 @@ def _take_turns(theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int)
     """Median milliseconds of both, measured alternately after a warm-up."""
     times: tuple[list[float], list[float]] = ([], [])
     theirs(), ours()
+    turns = [(theirs, times[0]), (ours, times[1])]
     for _ in range(rounds):
-        for run, into in ((theirs, times[0]), (ours, times[1])):
+        turns.reverse()  # neither always runs first
+        for run, into in turns:
             start = time.perf_counter()
             run()
             into.append((time.perf_counter() - start) * 1e3)

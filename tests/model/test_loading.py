@@ -289,3 +289,10 @@ def test_saving_over_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="precious"):
         make_pair("EncoderModel").ours.save_pretrained(path)
     assert path.read_text() == "kept"
+
+
+def test_a_configuration_can_be_a_file(tmp_path: Path) -> None:
+    make_pair("ForConditionalGeneration").ours.save_pretrained(tmp_path / "model")
+    quintet.T5Config.from_pretrained(tmp_path / "model", dropout_rate=0.4).to_json_file(tmp_path / "other.json")
+    model = quintet.T5Model.from_pretrained(tmp_path / "model", config=tmp_path / "other.json")
+    assert model.config.dropout_rate == 0.4

@@ -255,8 +255,9 @@ class T5Config:
 
     @classmethod
     def get_config_dict(cls, source: Source) -> dict[str, Any]:
-        """The contents of a checkpoint's config.json."""
-        return read_json(source.file(CONFIG_NAME))
+        """The contents of a checkpoint's config.json, or of the JSON file that `source` names."""
+        path = Path(source.name_or_path)
+        return read_json(path if path.is_file() else source.file(CONFIG_NAME))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
@@ -265,9 +266,7 @@ class T5Config:
         Raises OSError if there is no such file, ValueError if it is no valid configuration of the T5 family.
         """
         source = Source(pretrained_model_name_or_path, **Source.take_options(kwargs))
-        path = Path(pretrained_model_name_or_path)
-        values = read_json(path) if path.is_file() else cls.get_config_dict(source)
-        return cls.from_dict(values, **kwargs)
+        return cls.from_dict(cls.get_config_dict(source), **kwargs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, T5Config) and type(self) is type(other) and vars(self) == vars(other)
