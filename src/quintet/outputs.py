@@ -199,3 +199,16 @@ class GenerateBeamEncoderDecoderOutput(ModelOutput):
     cross_attentions: tuple[Tensors, ...] | None = None
     decoder_hidden_states: tuple[Tensors, ...] | None = None
     past_key_values: Any = None
+
+
+@dataclass
+class ScoreOutput(ModelOutput):
+    """What `score` returns, for each source and each of its targets.
+
+    sequence_log_probs (sources, targets), -inf where a source has fewer targets than another; token_log_probs (sources,
+    targets, length), 0 behind a target's end; lengths (sources, targets) in tokens.
+    """
+
+    sequence_log_probs: torch.Tensor | None = None
+    token_log_probs: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None

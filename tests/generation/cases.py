@@ -24,8 +24,6 @@ HEAD = "ForConditionalGeneration"
 VOCABULARY = SIZES["vocab_size"]
 NEW_TOKENS = 10
 PADDINGS = ("right", "left", "none")
-# The words that constrained search must place, apart from every word that a shaping forbids.
-PHRASE, CHOICES = [5, 11], [[12], [13, 14, 15]]
 
 
 @cache
@@ -71,10 +69,40 @@ def source(padding: str = "right", rows: int = 6, first: int = 0) -> dict[str, T
     return {name: torch.cat([batch[name] for batch in batches])[first : first + rows] for name in batches[0]}
 
 
+@cache
+def forced_words(variant: str) -> dict[str, list[Any]]:
+    """What constrained search must say: words, and words after words, that the model finds rather likely anywhere.
+
+    The reference forgets a beam that has said its words as soon as others look better, so that unlikely words come out
+    only by accident.
+    """
+    answer = plain_answer(variant)
+    likely = _log_probabilities(variant, answer[:, :6]).mean((0, 1)).argsort(descending=True).tolist()
+
+    def follower(word: int) -> int:
+        start = torch.cat([answer[:, :2], torch.full((6, 1), word)], dim=1)
+        return int(_log_probabilities(variant, start)[:, -1].mean(0).argmax())
+
+    return {"phrase": [likely[0], follower(likely[0])], "choices": [[likely[1]], [likely[2], follower(likely[2])]]}
+
+
+@torch.no_grad()
+def _log_probabilities(variant: str, tokens: Tensor) -> Tensor:
+    model = lively_pair(variant).theirs
+    scores = model(**source(), decoder_input_ids=tokens, use_cache=False).logits.log_softmax(-1)
+    scores[..., [PAD, model.config.eos_token_id]] = -torch.inf
+    return scores
+
+
+def must_be_said(variant: str) -> set[int]:
+    """Every word of `forced_words`."""
+    words = forced_words(variant)
+    return {*words["phrase"], *(token for choice in words["choices"] for token in choice)}
+
+
 def spoken(variant: str) -> list[int]:
     """Words that the model says when it is left alone, the most frequent first; no end, no padding, no forced word."""
-    end = lively_pair(variant).theirs.config.eos_token_id
-    kept = {PAD, START, end, *PHRASE, *(token for choice in CHOICES for token in choice)}
+    kept = {PAD, START, lively_pair(variant).theirs.config.eos_token_id, *must_be_said(variant)}
     words, counts = plain_answer(variant).unique(return_counts=True)
     ranked = sorted(zip(words.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
     return [word for word, _ in ranked if word not in kept]
@@ -156,9 +184,9 @@ GROUPS: dict[str, dict[str, Any]] = {
     "groups-early": {"num_beams": 6, "num_beam_groups": 2, "diversity_penalty": 1.0, "early_stopping": True},
 }
 WORDS: dict[str, dict[str, Any]] = {
-    "phrase": {"num_beams": 4, "force_words_ids": [PHRASE], "num_return_sequences": 2},
-    "choice": {"num_beams": 3, "force_words_ids": [CHOICES], "length_penalty": 0.5},
-    "phrase-and-choice": {"num_beams": 5, "force_words_ids": [PHRASE, CHOICES], "early_stopping": True},
+    "phrase": {"num_beams": 4, "words": ("phrase",)},
+    "choice": {"num_beams": 3, "words": ("choices",), "length_penalty": 0.5},
+    "phrase-and-choice": {"num_beams": 5, "words": ("phrase", "choices"), "early_stopping": True},
 }
 ASSISTED: dict[str, dict[str, Any]] = {
     "assistant-like-itself": {"assistant": 0.02},
@@ -202,11 +230,15 @@ def own_criterion(library: ModuleType) -> Any:
     return Sevens()
 
 
-def allowed_words(batch_id: int, tokens: Tensor) -> list[int]:
+def _allowed_words(scene: Scene) -> dict[str, Any]:
     """Two thirds of the vocabulary, another two thirds for each row and step, and the words that must be said."""
-    shift = batch_id + len(tokens)
-    always = {*PHRASE, *(token for choice in CHOICES for token in choice)}
-    return [token for token in range(VOCABULARY) if (token + shift) % 3 or token in always]
+
+    def allowed(batch_id: int, tokens: Tensor) -> list[int]:
+        shift = batch_id + len(tokens)
+        always = must_be_said(scene.variant)
+        return [token for token in range(VOCABULARY) if (token + shift) % 3 or token in always]
+
+    return {"prefix_allowed_tokens_fn": allowed}
 
 
 def _prefix(scene: Scene) -> Tensor:
@@ -250,7 +282,7 @@ SHAPINGS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "max-length": lambda scene: {"max_length": 6, "max_new_tokens": None},
     "decay": lambda scene: {"exponential_decay_length_penalty": (3, 1.4)},
     "renormalized": lambda scene: {"renormalize_logits": True, "suppress_tokens": spoken(scene.variant)[:2]},
-    "prefix-allowed": lambda scene: {"prefix_allowed_tokens_fn": allowed_words},
+    "prefix-allowed": _allowed_words,
     "invalid-removed": lambda scene: {"remove_invalid_values": True, "bad_words_ids": [[spoken(scene.variant)[0]]]},
     "own-processor": lambda scene: {"logits_processor": [own_processor(scene.library)]},
     "own-criterion": lambda scene: {"stopping_criteria": [own_criterion(scene.library)]},
@@ -306,6 +338,8 @@ class Case:
         scene = self.scene(library)
         options = dict(STRATEGIES[self.strategy])
         shaping = SHAPINGS[self.shaping](scene) if self.shaping else {}
+        if "words" in options:
+            options["force_words_ids"] = [forced_words(self.variant)[kind] for kind in options.pop("words")]
         if self.strategy in ASSISTED:
             options = _assistance(self, options) if library is quintet else {}
         merged = {**scene.batch, "max_new_tokens": NEW_TOKENS, **options, **shaping}

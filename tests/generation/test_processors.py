@@ -19,7 +19,7 @@ from .processor_cases import ARGUMENTS, INFINITY, Case, applied, assert_equal, b
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", ARGUMENTS)
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_equals_the_reference(name: str, dtype: torch.dtype, data: st.DataObject) -> None:
     case = draw_case(data, dtype)
@@ -40,7 +40,7 @@ def test_every_class_of_the_package_is_compared() -> None:
     assert list(processors.__all__) == sorted(processors.__all__)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_list_of_biases_is_the_dictionary(data: st.DataObject) -> None:
     """The reference's list form refuses the token 0, so the two forms are compared with each other."""
@@ -62,7 +62,7 @@ def test_biases_follow_the_scores_they_are_for() -> None:
         assert_equal(processor(ids, scores), expected)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
 def test_hamming_diversity_equals_the_reference(data: st.DataObject, dtype: torch.dtype) -> None:
     sources, groups, size = (data.draw(st.integers(low, 3)) for low in (1, 2, 1))
@@ -81,7 +81,7 @@ def test_hamming_diversity_equals_the_reference(data: st.DataObject, dtype: torc
         assert_equal(ours, theirs)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data(), limit=st.integers(1, 50))
 def test_vocab_limit(data: st.DataObject, limit: int) -> None:
     case = draw_case(data)
@@ -90,15 +90,16 @@ def test_vocab_limit(data: st.DataObject, limit: int) -> None:
     assert (result[:, limit:] == -INFINITY).all()
 
 
-def test_no_end_stays_no_end() -> None:
-    """The reference computes -inf + inf = NaN for an end that another processor has ruled out."""
-    arguments = ((0, 1.5), 1, 0)
-    ids, scores = torch.tensor([[0, 5, 6]]), torch.tensor([[0.0, -INFINITY, 2.0]])
-    assert reference.ExponentialDecayLengthPenalty(*arguments)(ids, scores).isnan().any()
+@pytest.mark.parametrize("never", [-INFINITY, torch.finfo(torch.float32).min])
+def test_no_end_stays_no_end(never: float) -> None:
+    """The reference makes NaN or infinity of an end that another processor has ruled out: the text ends at once."""
+    arguments = ((0, 2.0), 1, 0)
+    ids, scores = torch.tensor([[0, 5, 6]]), torch.tensor([[0.0, never, 2.0]])
+    assert reference.ExponentialDecayLengthPenalty(*arguments)(ids, scores).argmax() == 1
     assert torch.equal(processors.ExponentialDecayLengthPenalty(*arguments)(ids, scores), scores)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data(), beams=st.integers(1, 3))
 def test_encoder_ngrams_of_each_beam_are_its_sources(data: st.DataObject, beams: int) -> None:
     case = draw_case(data)

@@ -83,7 +83,7 @@ CUSTOM = {
     "RepetitionPenaltyLogitsProcessor": (2.0,),
     "MinLengthLogitsProcessor": (3, 1),
     "TemperatureLogitsWarper": (0.5,),
-    "EncoderNoRepeatNGramLogitsProcessor": (1, torch.arange(9)),
+    "EncoderNoRepeatNGramLogitsProcessor": (1, torch.arange(14, 20)),  # no token that others force
 }
 
 
@@ -144,7 +144,7 @@ def test_builds_what_the_reference_builds(data: st.DataObject) -> None:
     )
     assert names(ours) == names(theirs)
     for place, name in enumerate(names(ours)):
-        if name == "ExponentialDecayLengthPenalty":  # the reference's makes NaN of an end that was ruled out
+        if name == "ExponentialDecayLengthPenalty":  # the reference's brings back an end that was ruled out
             theirs[place] = ours[place]
     group = {"beam_group_idx": config.num_beam_groups - 1}
     group["current_tokens"] = torch.randint(0, VOCABULARY, (2 * config.num_beams,), generator=random)

@@ -175,7 +175,9 @@ class GenerationConfig:
         self.validate()
         unsaved = [name for name in ("constraint", "constraints") if getattr(self, name) is not None]
         if unsaved:
-            raise ValueError(f"{unsaved[0]} belongs to a call of generate and cannot be saved in a file; set it to None")
+            raise ValueError(
+                f"{unsaved[0]} belongs to a call of generate and cannot be saved in a file; set it to None"
+            )
         text = self.to_json_string()
         with staged(save_directory) as folder:
             Path(folder, config_file_name).write_text(text, encoding="utf-8")
@@ -222,7 +224,9 @@ class GenerationConfig:
         """The tokens that end a sequence, as a list."""
         if self.eos_token_id is None:
             return []
-        return [self.eos_token_id] if isinstance(self.eos_token_id, int) else [int(token) for token in self.eos_token_id]
+        return (
+            [self.eos_token_id] if isinstance(self.eos_token_id, int) else [int(token) for token in self.eos_token_id]
+        )
 
     def _own_names(self) -> list[str]:
         return [option.name for option in fields(self) if option.name not in BOOKKEEPING]

@@ -1,4 +1,4 @@
-"""Contrastive search (Su et al. 2022): of the most probable tokens, the one whose state is least like those before it."""
+"""Contrastive search (Su et al. 2022): of the most probable tokens, one whose state is unlike those before it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,10 @@ class _GroupedSearch:
         self.width = search.config.num_beams // self.groups
         self.ends = set(search.eos.tolist())
         self.live = list(range(self.sources))
-        self.all = [[self._new_group(source, index, ids) for index in range(self.groups)] for source, ids in enumerate(prefix.tolist())]
+        self.all = [
+            [self._new_group(source, index, ids) for index in range(self.groups)]
+            for source, ids in enumerate(prefix.tolist())
+        ]
 
     def _new_group(self, source: int, index: int, prefix: list[int]) -> Group:
         scores = [0.0] + [-1.0e9] * (self.width - 1)  # the others start as copies: only one of them may go on
@@ -114,7 +117,9 @@ class _GroupedSearch:
             processed[rows] = scores
             groups = [self.all[source][index] for source in self.live]
             beams = self._advance(groups, scores, length)
-            current[rows] = torch.tensor([group.ids[beam][-1] for group in groups for beam in range(self.width)], device=self.device)
+            current[rows] = torch.tensor(
+                [group.ids[beam][-1] for group in groups for beam in range(self.width)], device=self.device
+            )
             parents[rows] = rows.view(-1, self.width)[:, :1].repeat(1, self.width).flatten() + beams
         self.search.trace.add(processed, logits)
         return parents
@@ -131,7 +136,10 @@ class _GroupedSearch:
         best, chosen = (tensor.tolist() for tensor in total.flatten(1).topk(count))
         beams: list[int] = []
         for place, group in enumerate(groups):
-            ranked = [(score, token % vocabulary, token // vocabulary) for score, token in zip(best[place], chosen[place], strict=True)]
+            ranked = [
+                (score, token % vocabulary, token // vocabulary)
+                for score, token in zip(best[place], chosen[place], strict=True)
+            ]
             beams += self._advance_group(group, ranked, total[place], length)
         return torch.tensor(beams, device=self.device)
 

@@ -53,7 +53,9 @@ def combine(
         options = {"max_new_tokens": None, **options}
     unknown = config.update(**refuse_unsupported(options))
     if unknown:
-        raise ValueError(f"generate got unknown options: {', '.join(sorted(unknown))}; see GenerationConfig for its options")
+        raise ValueError(
+            f"generate got unknown options: {', '.join(sorted(unknown))}; see GenerationConfig for its options"
+        )
     return config
 
 
@@ -73,7 +75,9 @@ def fix_lengths(config: GenerationConfig, prefix: int, is_default: bool) -> None
         raise ValueError(f"max_length={config.max_length} leaves no room after a target prefix of {prefix} tokens")
     if config.min_length > config.max_length:
         what = "min_length" if config.min_new_tokens is None else f"min_new_tokens={config.min_new_tokens}: min_length"
-        raise ValueError(f"{what}={config.min_length} is above max_length={config.max_length} (both with the start token)")
+        raise ValueError(
+            f"{what}={config.min_length} is above max_length={config.max_length} (both with the start token)"
+        )
 
 
 def _is_recent(version: str | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from quintet.generation.config import GenerationConfig
+from quintet.generation.constraints import Constraint
 from quintet.generation.processors import LogitsProcessorList
 from quintet.generation.stopping import StoppingCriteriaList
 
@@ -60,6 +61,8 @@ class Search:
     streamer: Any = None
     trace: Trace = field(default_factory=Trace)
     rows_per_source: int = 1
+    constraint: Constraint | None = None
+    """One of the processors, if results are held to something they must be in the end, too."""
 
     def process(self, ids: torch.Tensor, scores: torch.Tensor, **extra: Any) -> torch.Tensor:
         """The scores (rows, vocabulary) after all processors; `ids` (rows, length) are the targets so far."""
@@ -91,6 +94,14 @@ class Search:
             f"row {int(rows[first]) // self.rows_per_source} cannot go on after {length} tokens: {why}. Look at the "
             "logits processors and constraints; remove_invalid_values=True replaces NaN and infinity"
         )
+
+    def check_complete(self, found: Found, prefix: int) -> None:
+        """Raise ValueError if a result was cut before it was what the constraint asks for, naming its source."""
+        if self.constraint is None:
+            return
+        for row, ids in enumerate(found.sequences[:, prefix:].tolist()):
+            if not self.constraint.finished(ids):
+                raise ValueError(self.constraint.unfinished(row // self.config.num_return_sequences, ids))
 
     def draw(self, scores: torch.Tensor, count: int, live: torch.Tensor, rows: int) -> torch.Tensor:
         """`count` different columns (live rows, count), drawn in proportion to softmax(scores).

@@ -55,7 +55,6 @@ def _phrases(search: Search, prefix: int) -> list[Constraint]:
     known = [one for one in phrases if isinstance(one, DisjunctiveConstraint)]
     needed = sum(min(len(phrase) for phrase in one.token_ids) for one in known)
     if needed > search.max_length - prefix:
-        raise ValueError(
-            f"the forced words have {needed} tokens, but max_length={search.max_length} leaves {search.max_length - prefix}"
-        )
+        room = search.max_length - prefix
+        raise ValueError(f"the forced words have {needed} tokens, but max_length={search.max_length} leaves {room}")
     return phrases

@@ -67,10 +67,14 @@ def check(config: GenerationConfig) -> None:
     if config.early_stopping not in (True, False, "never"):
         raise ValueError(f'early_stopping must be True, False or "never", got {config.early_stopping!r}')
     if config.cache_implementation not in (None, *CACHES):
-        raise ValueError(f"cache_implementation must be one of {', '.join(CACHES)}, got {config.cache_implementation!r}")
+        raise ValueError(
+            f"cache_implementation must be one of {', '.join(CACHES)}, got {config.cache_implementation!r}"
+        )
     if config.num_assistant_tokens_schedule not in SCHEDULES:
         allowed = ", ".join(SCHEDULES)
-        raise ValueError(f"num_assistant_tokens_schedule must be one of {allowed}, not {config.num_assistant_tokens_schedule!r}")
+        raise ValueError(
+            f"num_assistant_tokens_schedule must be one of {allowed}, not {config.num_assistant_tokens_schedule!r}"
+        )
     if config.max_time is not None and config.max_time < 0:
         raise ValueError(f"max_time must be a number of seconds, 0 or more, got {config.max_time!r}")
     _check_special_tokens(config)
@@ -99,7 +103,9 @@ def without_effect(config: GenerationConfig) -> dict[str, str]:
         flags = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
         found |= _set_in_vain(config, dict.fromkeys(flags, (None, False)), "return_dict_in_generate=True")
     if not config.use_cache:
-        found |= _set_in_vain(config, dict.fromkeys(("cache_implementation", "return_legacy_cache"), (None,)), "use_cache=True")
+        found |= _set_in_vain(
+            config, dict.fromkeys(("cache_implementation", "return_legacy_cache"), (None,)), "use_cache=True"
+        )
     return found
 
 
@@ -136,7 +142,9 @@ def _check_strategies(config: GenerationConfig) -> None:
     forced = config.force_words_ids is not None or bool(config.constraints)
     grouped = config.num_beam_groups > 1 or bool(config.diversity_penalty)
     if config.num_beam_groups > 1 and config.num_beams == 1:
-        raise ValueError(f"num_beam_groups={config.num_beam_groups} contradicts num_beams=1: groups are groups of beams")
+        raise ValueError(
+            f"num_beam_groups={config.num_beam_groups} contradicts num_beams=1: groups are groups of beams"
+        )
     if forced and config.num_beams > 1 and grouped:
         raise ValueError("force_words_ids and constraints contradict num_beam_groups and diversity_penalty")
     if config.num_beams == 1:

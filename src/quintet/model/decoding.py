@@ -10,6 +10,7 @@ import torch
 from quintet.generation.assisted import Assistant, Drafter, SourceLookup, assisted_search
 from quintet.generation.batching import in_batches
 from quintet.generation.config import GenerationConfig
+from quintet.generation.constraints import Constraint, build_constraint
 from quintet.generation.options import Call, combine, fix_lengths
 from quintet.generation.processors import build_processors
 from quintet.generation.search import Found, Search, Trace
@@ -71,13 +72,17 @@ class Generation:
             session.select(rows)
         start = prefix if self.config.num_beams > 1 else prefix.index_select(0, rows)
         found = self._streamed(search, lambda: decode(session, start, search), start)
+        search.check_complete(found, prefix.shape[1])
         return self._result(found, search, encoded, recording, cache)
 
     def run_all(self, inputs: Inputs, batch_size: int) -> torch.Tensor:
         """Batch by batch, sources of similar length together; the sequences are in the order of the sources."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
-        for name, wanted in (("streamer", self.call.streamer), ("return_dict_in_generate", self.config.return_dict_in_generate)):
+        for name, wanted in (
+            ("streamer", self.call.streamer),
+            ("return_dict_in_generate", self.config.return_dict_in_generate),
+        ):
             if wanted:
                 raise ValueError(f"{name} is for one batch at a time: give the sources as a tensor, without batch_size")
 
@@ -109,6 +114,7 @@ class Generation:
         session = self._session(self.model, inputs, encoded, cache, Recording())
         drafter = self._drafter(inputs, search)
         found = self._streamed(search, lambda: assisted_search(session, prefix, search, drafter), prefix)
+        search.check_complete(found, prefix.shape[1])
         return self._result(found, search, encoded, Recording(), cache)
 
     def _drafter(self, inputs: Inputs, search: Search) -> Drafter:
@@ -166,18 +172,21 @@ class Generation:
         for start in (self.config.decoder_start_token_id, self.config.bos_token_id):
             if start is not None:
                 return start
-        raise ValueError("decoder_start_token_id must be set, in the generation configuration or as an argument; T5 uses 0")
+        raise ValueError(
+            "decoder_start_token_id must be set, in the generation configuration or as an argument; T5 uses 0"
+        )
 
     def _search(self, inputs: Inputs, prefix: torch.Tensor) -> Search:
         config, call = self.config, self.call
         fix_lengths(config, prefix.shape[1], self.is_default_length)
         rows = rows_per_source(config)
+        constraint = self._constraint(prefix.shape[1], rows)
         processors = build_processors(
             config,
             prefix_length=prefix.shape[1],
             source_ids=inputs.input_ids,
             prefix_allowed_tokens_fn=call.prefix_allowed_tokens_fn,
-            custom=call.logits_processor,
+            custom=[*(call.logits_processor or ()), *([] if constraint is None else [constraint])],
             rows_per_source=rows // config.num_beam_groups,
         )
         criteria = self._criteria()
@@ -196,6 +205,21 @@ class Generation:
             streamer=call.streamer,
             trace=trace,
             rows_per_source=rows,
+            constraint=constraint,
+        )
+
+    def _constraint(self, prefix: int, rows: int) -> Constraint | None:
+        """What holds results to the option `constraint`, if that is set."""
+        if self.config.constraint is None:
+            return None
+        return build_constraint(
+            self.config.constraint,
+            tokenizer=self.call.tokenizer,
+            eos_token_ids=self.config.eos_token_ids,
+            vocab_size=self.model.config.vocab_size,
+            prefix_length=prefix,
+            max_length=self.config.max_length,
+            rows_per_source=rows // self.config.num_beam_groups,
         )
 
     def _criteria(self) -> StoppingCriteriaList:

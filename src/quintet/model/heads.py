@@ -14,7 +14,7 @@ Wrong shapes, ids or labels raise ValueError or IndexError, naming the argument 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from quintet.config import T5Config
 from quintet.generation.config import GenerationConfig
 from quintet.generation.options import Call
-from quintet.model import checks, decoding
+from quintet.generation.scoring import transition_scores
+from quintet.model import checks, decoding, scoring
 from quintet.model.cache import EncoderDecoderCache
 from quintet.model.init import Embedding, Linear
 from quintet.model.inputs import as_encoder_output
@@ -32,6 +33,7 @@ from quintet.model.stack import T5Stack
 from quintet.outputs import (
     BaseModelOutput,
     ModelOutput,
+    ScoreOutput,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
@@ -290,6 +292,41 @@ class T5ForConditionalGeneration(EncoderDecoder):
             progress=progress,
         )
         return decoding.generate(self, inputs, generation_config, call, use_model_defaults, kwargs)
+
+    def compute_transition_scores(
+        self,
+        sequences: torch.Tensor,
+        scores: Sequence[torch.Tensor],
+        beam_indices: torch.Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> torch.Tensor:
+        """The score (rows, new tokens) of each generated token, from what `generate` returned with output_scores.
+
+        sequences (rows, length), a tensor (rows or beams, vocabulary) of scores per step, and under beams beam_indices.
+        With normalize_logits, log-probabilities of scores that are none yet. 0 behind the end of a beam's sequence.
+        """
+        return transition_scores(sequences, scores, beam_indices, normalize_logits)
+
+    def score(
+        self, inputs: Any = None, targets: Any = None, *, tokenizer: Any = None, batch_size: int = 32, **kwargs: Any
+    ) -> ScoreOutput:
+        """The log-probability of given targets, in all and per token: for ranking answers.
+
+        The source is as in `generate` (ids with attention_mask, inputs_embeds, encoder_outputs, or a list of rows), or
+        a text or a list of them with the tokenizer. targets has one entry per source: a list of targets, each a list
+        of token ids (with the end token, if it counts) or a text; or it is a tensor (sources, length) of labels, with
+        -100 behind the end. A single text takes its targets directly. A source is encoded once for all its targets;
+        `batch_size` sources are computed together. Raises ValueError for targets that are empty or do not fit.
+        """
+        return scoring.score(self, inputs, targets, tokenizer, batch_size, kwargs)
+
+    def perplexity(self, data: Iterable[Any], *, tokenizer: Any = None, batch_size: int = 32) -> float:
+        """exp of the mean negative log-probability of a target token, over all targets of a data set.
+
+        data holds pairs (source, target), of ids or, with the tokenizer, of texts; or dicts with input_ids and labels.
+        Raises ValueError for an empty data set, and for an example that is something else.
+        """
+        return scoring.perplexity(self, data, tokenizer, batch_size)
 
 
 class T5EncoderModel(T5PreTrainedModel):

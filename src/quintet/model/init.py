@@ -12,7 +12,6 @@ from torch import nn
 
 from quintet.config import T5Config
 
-
 FEW_ROWS = 64  # up to here a CPU multiplies faster with the weights on the left
 
 

@@ -73,8 +73,11 @@ class Inputs:
 
     @property
     def _main(self) -> torch.Tensor:
-        tensors = (self.input_ids, self.inputs_embeds, self.encoder_outputs and self.encoder_outputs[0])
-        return next(tensor for tensor in tensors if tensor is not None)
+        if self.encoder_outputs is not None:
+            return self.encoder_outputs[0]
+        main = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        assert main is not None
+        return main
 
     @property
     def rows(self) -> int:
@@ -108,7 +111,7 @@ class Inputs:
         return replace(self, **taken)
 
 
-def padded(rows: Sequence[Any], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: Any, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of ids, lists or tensors of any lengths, as ids and mask (rows, longest); ValueError for an empty row."""
     ids = [row.flatten().tolist() if isinstance(row, torch.Tensor) else list(row) for row in rows]
     for index, row in enumerate(ids):

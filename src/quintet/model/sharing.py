@@ -24,7 +24,7 @@ class SourceSharing:
 
     def fold(self, query: torch.Tensor) -> torch.Tensor:
         """Queries of rows (rows, heads, n, d) as queries of sources (sources, heads, width * n, d)."""
-        rows, heads, n, d = query.shape
+        heads, n, d = query.shape[1:]
         if self._places is not None:
             padded = query.new_zeros(self.sources * self._width, heads, n, d)
             query = padded.index_copy_(0, self._places, query)

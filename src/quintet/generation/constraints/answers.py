@@ -36,7 +36,7 @@ def read_answers(
 def _given_ids(answer: Any, eos_token_ids: Sequence[int]) -> list[int]:
     if not isinstance(answer, Iterable):
         raise ValueError(f"an answer must be a str or a list of token ids, got {answer!r}")
-    ids = [check_integer(token, "a token id of an answer") for token in answer]
+    ids = [token if type(token) is int else check_integer(token, "a token id of an answer") for token in answer]
     return ids[:-1] if ids and ids[-1] in eos_token_ids else ids
 
 
@@ -67,10 +67,8 @@ def _unknown_characters(text: str, tokenizer: Any) -> list[str]:
 def _check(answer: Any, ids: list[int], eos_token_ids: Sequence[int], vocab_size: int, room: int) -> None:
     if not set(eos_token_ids).isdisjoint(ids):
         raise ValueError(f"the answer {answer!r} has an end token inside, after which nothing would come")
-    if ids and max(ids) >= vocab_size:
-        raise ValueError(
-            f"the answer {answer!r} has the token id {max(ids)}, but the model's vocabulary ends at {vocab_size - 1}"
-        )
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise ValueError(f"the answer {answer!r} has token ids outside the model's vocabulary, 0 to {vocab_size - 1}")
     if len(ids) + 1 > room:
         raise ValueError(
             f"the answer {answer!r} needs {len(ids) + 1} tokens with the end token, but there is room for {room}: "

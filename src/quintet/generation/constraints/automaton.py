@@ -58,12 +58,6 @@ class AutomatonState:
             return None
         return AutomatonState(matchers, self._vocabulary, self._ends)
 
-    def can_start(self) -> bool:
-        """Whether there is anything to write from here, other than the space that decoding drops."""
-        allowed = (~self.forbidden).nonzero().flatten().tolist()
-        dropped = self._vocabulary.dropped.encode()
-        return self.complete or any(self._vocabulary.texts[token] != dropped for token in allowed)
-
 
 def expression_state(
     expression: str, vocabulary: Vocabulary, eos_token_ids: Sequence[int], cleans_up: bool

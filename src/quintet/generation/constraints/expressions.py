@@ -32,6 +32,7 @@ _UNSUPPORTED = {
     "AT": "an anchor or word boundary inside the text",
     "ASSERT": "look-around",
     "ASSERT_NOT": "look-around",
+    "FAILURE": "look-around",  # `(?!)`, in newer versions of Python
     "GROUPREF": "a back-reference",
     "GROUPREF_EXISTS": "a condition on a group",
     "ATOMIC_GROUP": "an atomic group",
@@ -40,11 +41,7 @@ _UNSUPPORTED = {
 
 
 class Unwritable(ValueError):
-    """No text that matches can be written. `lacking` are the characters, or sets of them, that would be needed."""
-
-    def __init__(self, lacking: list[str]) -> None:
-        super().__init__(", ".join(lacking))
-        self.lacking = lacking
+    """No text that matches can be written. The message lists the characters, or sets of them, that are missing."""
 
 
 def translate(pattern: re.Pattern[str], alphabet: str) -> str:
@@ -57,7 +54,7 @@ def translate(pattern: re.Pattern[str], alphabet: str) -> str:
     translator = _Translator(pattern, alphabet)
     text = translator.sequence(tree, pattern.flags, first=True, last=True)
     if text is None:
-        raise Unwritable(list(dict.fromkeys(translator.lacking)))
+        raise Unwritable(", ".join(dict.fromkeys(translator.lacking)))
     return text
 
 
@@ -112,8 +109,6 @@ class _Translator:
         if kind in ("MAX_REPEAT", "MIN_REPEAT"):  # greedy or not, the texts are the same
             least, most, nodes = value
             return self._repeat(least, most, nodes, flags)
-        if kind == "FAILURE":
-            return None
         what = _UNSUPPORTED.get(kind, kind)
         raise ValueError(f"the regular expression {self.pattern.pattern!r} has {what}, which a constraint cannot have")
 

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from operator import itemgetter
 
 import torch
 
-Node: TypeAlias = "dict[int, Any]"
-"""What may follow: tokens with the nodes that come after them."""
 
-
-@dataclass(frozen=True, eq=False)
 class TrieState:
-    """A place in the tree; see `State`. The end tokens are part of it, so that every way through it is an answer."""
+    """A place in the tree; see `State`.
 
-    node: Node
-    eos_token_ids: Sequence[int]
-    vocab_size: int
+    The sorted answers are the tree: those that start with the same tokens lie side by side. So a place is a stretch of
+    them and the number of tokens that they share, and a hundred thousand answers need no more than their own memory.
+    """
+
+    def __init__(
+        self,
+        answers: Sequence[tuple[int, ...]],
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+        stretch: range,
+        depth: int,
+    ) -> None:
+        self._answers, self._ends, self._vocab_size = answers, eos_token_ids, vocab_size
+        self._stretch, self._depth = stretch, depth
 
     @property
     def complete(self) -> bool:
-        """Whether the tokens so far are an answer."""
-        return self.eos_token_ids[0] in self.node
+        """Whether the tokens so far are an answer. The shortest answer is the first of its stretch."""
+        return len(self._answers[self._stretch[0]]) == self._depth
 
     @cached_property
     def forbidden(self) -> torch.Tensor:
         """Which tokens (vocabulary,) lead to no answer."""
-        forbidden = torch.ones(self.vocab_size, dtype=torch.bool)
-        forbidden[list(self.node)] = False
+        following = {self._answers[place][self._depth] for place in self._longer}
+        forbidden = torch.ones(self._vocab_size, dtype=torch.bool)
+        forbidden[list(following)] = False
+        forbidden[list(self._ends)] = not self.complete
         return forbidden
 
     def advance(self, token: int) -> TrieState | None:
         """The state after one more token; None if it leads to no answer."""
-        node = self.node.get(token)
-        return None if node is None else TrieState(node, self.eos_token_ids, self.vocab_size)
+        bounds = self._longer.start, self._longer.stop
+        next_token = itemgetter(self._depth)
+        first = bisect_left(self._answers, token, *bounds, key=next_token)
+        last = bisect_right(self._answers, token, *bounds, key=next_token)
+        if first == last:
+            return None
+        return TrieState(self._answers, self._ends, self._vocab_size, range(first, last), self._depth + 1)
+
+    @property
+    def _longer(self) -> range:
+        """The answers that go on from here."""
+        return self._stretch[1:] if self.complete else self._stretch
 
 
 def build_trie(answers: Iterable[Sequence[int]], eos_token_ids: Sequence[int], vocab_size: int) -> TrieState:
-    """The root of the tree of some answers, which are token ids without an end token."""
-    root: Node = {}
-    end: Node = {}
-    for answer in answers:
-        node = root
-        for token in answer:
-            node = node.setdefault(token, {})
-        for token in eos_token_ids:
-            node[token] = end
-    return TrieState(root, eos_token_ids, vocab_size)
+    """The root of the tree of some answers, at least one, which are token ids without an end token."""
+    ordered = sorted(set(map(tuple, answers)))
+    return TrieState(ordered, eos_token_ids, vocab_size, range(len(ordered)), 0)

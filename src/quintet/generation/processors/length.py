@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from quintet.generation.processors.base import NEVER, RowFree, TokenIds, check_integer, check_number
+from quintet.generation.processors.base import RowFree, TokenIds, check_integer, check_number
 
 Ids = int | Sequence[int] | torch.Tensor
 
@@ -75,8 +75,9 @@ class ExponentialDecayLengthPenalty(RowFree):
     """Makes the end more likely the longer the target is.
 
     exponential_decay_length_penalty is (start, factor): n tokens after the first `start` new ones, the score s of an
-    end grows by |s| * (factor**n - 1). An end that cannot come (-inf) stays so. input_ids_seq_length: length of the
-    target's prefix. ValueError for a negative start or length, a factor that is not positive, or an impossible id.
+    end grows by |s| * (factor**n - 1). An end that cannot come (-inf, or the lowest number, which
+    InfNanRemoveLogitsProcessor makes of it) stays so. input_ids_seq_length: length of the target's prefix.
+    ValueError for a negative start or length, a factor that is not positive, or an impossible id.
     """
 
     def __init__(
@@ -99,4 +100,5 @@ class ExponentialDecayLengthPenalty(RowFree):
         ends = self.ends.within(scores)
         score = scores[:, ends]
         raised = score + score.abs() * (self.regulation_factor**steps - 1)
-        return scores.index_copy(1, ends, torch.where(score == NEVER, score, raised))
+        never = score <= torch.finfo(score.dtype).min
+        return scores.index_copy(1, ends, torch.where(never, score, raised))
