@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -112,7 +113,7 @@ def spoken_pairs(variant: str) -> list[list[int]]:
     """Neighbouring words of the free answer, both of them `spoken`."""
     words = set(spoken(variant))
     rows = plain_answer(variant).tolist()
-    pairs = [list(pair) for row in rows for pair in zip(row, row[1:], strict=False)]
+    pairs = [list(pair) for row in rows for pair in pairwise(row)]
     return [pair for pair in pairs if pair[0] in words and pair[1] in words and pair[0] != pair[1]]
 
 

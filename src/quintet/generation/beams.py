@@ -160,14 +160,14 @@ class _BeamSearch:
             self.live = self.live.index_select(0, left)
             self.running, self.finished = self.running.select(left), self.finished.select(left)
             self.improvable = self.improvable.index_select(0, left)
-            self.search.processors.select(self._rows(left).flatten())
+            if left.numel() > 0:
+                self.search.processors.select(self._rows(left).flatten())
         if left.numel() > 0:
             self.session.select((origin + left[:, None] * self.width).flatten())
         return self._flat(self.running.ids)[:, self.length - 1 : self.length]
 
     def _found(self) -> Found:
-        best = self.result.select(torch.arange(self.sources, device=self.live.device))
-        count = self.search.config.num_return_sequences
+        best, count = self.result, self.search.config.num_return_sequences
         origins = best.origins[:, :count].flatten(0, 1)
         new = int((origins >= 0).sum(dim=1).max())
         ids = best.ids[:, :count].flatten(0, 1)[:, : self.start + new]

@@ -234,7 +234,7 @@ class _GroupedSearch:
         if self.search.keep_rows and left:
             left = list(range(len(self.live)))
         places = torch.tensor(left, dtype=torch.long, device=self.device)
-        if len(left) < len(self.live):
+        if 0 < len(left) < len(self.live):
             rows = places[:, None] * self.width + torch.arange(self.width, device=self.device)
             self.search.processors.select(rows.flatten())  # they see one group at a time
         if left:

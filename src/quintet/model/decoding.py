@@ -102,7 +102,7 @@ class Generation:
 
         def decode_one(rows: list[int]) -> torch.Tensor:
             part = Generation(self.model, replace(self.config), self.call.for_rows(rows), self.is_default_length)
-            return part._assisted_one(inputs.take(rows))
+            return part._assisted_one(inputs.take(rows, trim=False))
 
         return in_batches(inputs.lengths, 1, decode_one, self.pad, progress=self.call.progress or False)
 

@@ -96,14 +96,14 @@ class Inputs:
             return [self._main.shape[1]] * self.rows
         return self.attention_mask.sum(dim=1).tolist()
 
-    def take(self, rows: Sequence[int]) -> Inputs:
-        """Some of the rows, cut to the longest of them where that needs no new padding."""
+    def take(self, rows: Sequence[int], trim: bool = True) -> Inputs:
+        """Some of the rows; with `trim`, without columns that are padding in all of them."""
         index = torch.tensor(rows, dtype=torch.long, device=self.device)
         values = {name: getattr(self, name) for name in PER_ROW}
         taken = {name: value.index_select(0, index) for name, value in values.items() if value is not None}
         if self.encoder_outputs is not None:
             taken["encoder_outputs"] = BaseModelOutput(self.encoder_outputs[0].index_select(0, index))
-        elif self.attention_mask is not None:
+        elif self.attention_mask is not None and trim:
             used = taken["attention_mask"].any(dim=0).nonzero().squeeze(1)
             for name in ("input_ids", "inputs_embeds", "attention_mask"):
                 if name in taken and used.numel() > 0:
