@@ -55,7 +55,7 @@ def _shown(batches: list[list[int]], sources: int, progress: bool | None) -> Ite
     """The batches, with a bar that counts their sources."""
     hidden = not progress if progress is not None else len(batches) < 2 or not sys.stderr.isatty()
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
         task = bar.add_task("", total=sources)
         for batch in batches:
             yield batch

@@ -16,6 +16,7 @@ from quintet.generation.processors import build_processors
 from quintet.generation.search import Found, Search, Trace
 from quintet.generation.stopping import MaxTimeCriteria, StoppingCriteriaList, StopStringCriteria
 from quintet.generation.strategies import decode, rows_per_source
+from quintet.model import checks
 from quintet.model.cache import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 from quintet.model.inputs import Inputs
 from quintet.model.session import DecoderInputs, EagerSession, Recording
@@ -77,8 +78,7 @@ class Generation:
 
     def run_all(self, inputs: Inputs, batch_size: int) -> torch.Tensor:
         """Batch by batch, sources of similar length together; the sequences are in the order of the sources."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+        checks.check_batch_size(batch_size)
         for name, wanted in (
             ("streamer", self.call.streamer),
             ("return_dict_in_generate", self.config.return_dict_in_generate),

@@ -94,6 +94,7 @@ def score(
     keywords: dict[str, Any],
 ) -> ScoreOutput:
     """See `T5ForConditionalGeneration.score`."""
+    checks.check_batch_size(batch_size)
     unknown = sorted(keywords.keys() - {"input_ids", "inputs_embeds", "attention_mask", "encoder_outputs"})
     if unknown:
         raise ValueError(f"score got unknown arguments: {', '.join(unknown)}")
