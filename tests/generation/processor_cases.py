@@ -116,7 +116,7 @@ ARGUMENTS: dict[str, Callable[[Case], dict[str, Any]]] = {
     "NoRepeatNGramLogitsProcessor": lambda case: {"ngram_size": case.draw(st.integers(1, 5))},
     "EncoderNoRepeatNGramLogitsProcessor": lambda case: {
         "encoder_ngram_size": case.draw(st.integers(1, 5)),
-        "encoder_input_ids": case.draw(st.sampled_from([case.source(), case.ids])),
+        "encoder_input_ids": torch.cat([case.source(), case.ids, case.source()], dim=1),
     },
     "SequenceBiasLogitsProcessor": lambda case: {"sequence_bias": biases(case)},
     "NoBadWordsLogitsProcessor": lambda case: {

@@ -39,12 +39,11 @@ def options(strategy: str, variant: str) -> dict[str, Any]:
 
 
 @cache
-def alone(strategy: str, variant: str) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Each row's hypotheses when it is read alone and without padding; the ends are stripped of theirs."""
-    return tuple(
-        answers(lively_pair(variant).ours.generate(**bare(row), **options(strategy, variant)), rows=1)[0]
-        for row in range(ROWS)
-    )
+def alone(strategy: str, variant: str) -> list[list[list[int]]]:
+    """Each row's hypotheses when it is read alone and without padding."""
+    model = lively_pair(variant).ours
+    lonely = (model.generate(**bare(row), **options(strategy, variant)) for row in range(ROWS))
+    return [answers(tokens, variant, rows=1)[0] for tokens in lonely]
 
 
 def bare(row: int) -> dict[str, Tensor]:
@@ -53,15 +52,12 @@ def bare(row: int) -> dict[str, Tensor]:
     return {"input_ids": ids[:, ids[0] != PAD]}
 
 
-def answers(tokens: Tensor, rows: int) -> list[tuple[tuple[int, ...], ...]]:
-    """Each row's hypotheses, without the padding at their ends."""
-    stripped = []
-    for row in tokens.tolist():
-        while len(row) > 1 and row[-1] == PAD:
-            row.pop()
-        stripped.append(tuple(row))
-    width = len(stripped) // rows
-    return [tuple(stripped[start : start + width]) for start in range(0, len(stripped), width)]
+def answers(tokens: Tensor, variant: str, rows: int) -> list[list[list[int]]]:
+    """Each row's hypotheses, (rows, hypotheses, tokens), up to their ends: what follows is as long as the longest."""
+    end = lively_pair(variant).ours.config.eos_token_id
+    cut = [row[: row.index(end) + 1] if end in row else row for row in tokens.tolist()]
+    width = len(cut) // rows
+    return [cut[start : start + width] for start in range(0, len(cut), width)]
 
 
 def padded(rows: list[int], extra: int, side: str) -> dict[str, Tensor]:
@@ -87,14 +83,14 @@ def test_a_row_is_answered_as_if_it_were_alone(
 ) -> None:
     """Whatever its neighbours, twins among them, however much padding, on whichever side, in whatever order."""
     tokens = lively_pair(variant).ours.generate(**padded(rows, extra, side), **options(strategy, variant))
-    assert answers(tokens, len(rows)) == [alone(strategy, variant)[row] for row in rows]
+    assert answers(tokens, variant, len(rows)) == [alone(strategy, variant)[row] for row in rows]
 
 
 @pytest.mark.parametrize("strategy", DETERMINISTIC)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_answers_its_rows_one_by_one(variant: str, strategy: str) -> None:
     tokens = lively_pair(variant).ours.generate(**source("left"), **options(strategy, variant))
-    assert answers(tokens, ROWS) == list(alone(strategy, variant))
+    assert answers(tokens, variant, ROWS) == alone(strategy, variant)
 
 
 @pytest.mark.parametrize("cached", [{"cache_implementation": "static"}, {"use_cache": False}], ids=["static", "none"])

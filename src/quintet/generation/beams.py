@@ -91,7 +91,8 @@ class _BeamSearch:
         search.trace.add(scores, logits)
         vocabulary = scores.shape[1]
         total = (scores.view(-1, width, vocabulary) + self.running.scores[:, :, None]).flatten(1)
-        search.check(total, self.live * search.rows_per_source, self.improvable, self.length)
+        needed = self.improvable & ~self.finished.done.any(dim=1)
+        search.check(total, self.live * search.rows_per_source, needed, self.length)
         count = max(2, 1 + search.eos.numel()) * width
         if search.config.do_sample:
             chosen = search.draw(total, count, self.live, self.sources)

@@ -6,6 +6,7 @@ Both keep finished targets in a list per group; the reference decides in that wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,7 +40,9 @@ class Group:
     done: bool = False
 
     def finish(self, ids: list[int], origins: list[int], score: float) -> None:
-        """Keep a target that has ended, if it is among the best as many as there are beams."""
+        """Keep a target that has ended, if it is possible and among the best as many as there are beams."""
+        if score == -math.inf:
+            return
         if len(self.finished) < len(self.ids) or score > min(kept.score for kept in self.finished):
             self.finished.append(Finished(score, ids, origins))
             if len(self.finished) > len(self.ids):
@@ -129,9 +132,9 @@ class _GroupedSearch:
         known = torch.tensor([group.scores for group in groups], device=self.device)
         vocabulary = scores.shape[1]
         total = scores.view(len(groups), self.width, vocabulary) + known[:, :, None]
-        open_groups = torch.tensor([not group.done for group in groups], device=self.device)
+        needed = torch.tensor([not group.done and not group.finished for group in groups], device=self.device)
         sources = torch.tensor([group.source for group in groups], device=self.device)
-        self.search.check(total.flatten(1), sources * self.search.rows_per_source, open_groups, length)
+        self.search.check(total.flatten(1), sources * self.search.rows_per_source, needed, length)
         count = max(2, 1 + len(self.ends)) * self.width
         best, chosen = (tensor.tolist() for tensor in total.flatten(1).topk(count))
         beams: list[int] = []
@@ -145,6 +148,7 @@ class _GroupedSearch:
 
     def _advance_group(self, group: Group, ranked: list[Candidate], total: torch.Tensor, length: int) -> list[int]:
         """Finish or continue the candidates of one group, best first; returns the beams that are continued."""
+        group.done = group.done or ranked[0][0] == -math.inf  # nothing can follow what has ended
         if group.done:  # its beams only keep their place
             group.ids = [[*ids, self.search.pad] for ids in group.ids]
             group.origins = [[*origins, -1] for origins in group.origins]
@@ -249,8 +253,8 @@ class _GroupedSearch:
             ranked = sorted((kept for group in groups for kept in group.finished), key=lambda kept: kept.score)
             if len(ranked) < count:
                 raise ValueError(
-                    f"row {source}: {len(ranked)} of {count} sequences hold all the forced words within max_length="
-                    f"{self.search.max_length}; allow more tokens, more beams, or fewer words"
+                    f"row {source}: only {len(ranked)} of num_return_sequences={count} sequences are what they must be "
+                    f"within max_length={self.search.max_length}; allow more tokens or more beams, or ask for less"
                 )
             best += ranked[::-1][:count]
         return self._padded(best)

@@ -21,6 +21,8 @@ from quintet.generation.constraints.vocabulary import Vocabulary
 
 # Without this, the library would force one way to cut what must come into tokens: its own, not the tokenizer's.
 _HEADER = '%llguidance {"no_forcing": true}\n'
+_LIMITS = {"initial_lexer_fuel": 10_000_000, "step_lexer_fuel": 2_000_000}
+"""Ten times the library's own: a step of a complicated expression may take 0.1 s before it is given up."""
 _DEAD_END = "NoExtensionBias"  # the error that means no more than that nothing can follow
 _ANY_TEXT = "/(?s:.)*/"
 _SPACES = [character for character in map(chr, range(0x3001)) if character.isspace()]
@@ -126,7 +128,8 @@ def _reason(matcher: Any) -> str:
 
 def _state(grammars: list[str], vocabulary: Vocabulary, eos_token_ids: Sequence[int]) -> AutomatonState:
     tokens = _tokens_of(vocabulary, eos_token_ids[0])
-    matchers = [library().LLMatcher(tokens, _HEADER + grammar, log_level=0) for grammar in grammars]
+    limits = library().LLParserLimits(**_LIMITS)
+    matchers = [library().LLMatcher(tokens, _HEADER + grammar, log_level=0, limits=limits) for grammar in grammars]
     for matcher in matchers:
         if matcher.is_error():
             raise ValueError(f"the constraint is not one that llguidance can follow: {_reason(matcher)}")
