@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenization.oracle import byt5_pair, load_pair, quietly
 from torch import Tensor
 from transformers.generation import stopping_criteria as theirs
 
 from quintet.generation import stopping
 from quintet.generation import stopping as ours
+
+from ..tokenization.oracle import byt5_pair, load_pair, quietly
 
 PAD = 0
 STOPS = [

@@ -17,10 +17,11 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenization.oracle import Pair, byt5_pair, load_pair, sentences
 from torch import Tensor
 
 from quintet.generation import streamers
+
+from ..tokenization.oracle import Pair, byt5_pair, load_pair, sentences
 
 PATIENCE = 20
 """Seconds after which a test counts as hanging."""

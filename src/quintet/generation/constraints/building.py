@@ -79,8 +79,7 @@ def _automaton(spec: Any, tokenizer: Any, ends: list[int], vocab_size: int) -> t
     automaton.library()
     vocabulary = vocabulary_of(tokenizer, vocab_size, ends)
     cleans_up = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
-    lacking = ", ".join(vocabulary.lacking())
-    hint = f"The vocabulary lacks {lacking}. {MORE_CHARACTERS}" if lacking else ""
+    hint = _hint(vocabulary, cleans_up)
     if isinstance(spec, Mapping):
         start = automaton.schema_state(spec, vocabulary, ends, cleans_up)
         if _is_dead_end(start):
@@ -90,10 +89,17 @@ def _automaton(spec: Any, tokenizer: Any, ends: list[int], vocab_size: int) -> t
     start = automaton.expression_state(expression, vocabulary, ends, cleans_up)
     if _is_dead_end(start):
         raise ValueError(
-            f"nothing that the tokenizer would leave as it is matches the regular expression {spec!r}: decoding drops "
-            "white space at the ends" + (" and before punctuation" if cleans_up else "")
+            f"nothing that decoding would leave as it is matches the regular expression {spec!r}: it takes out white "
+            "space at the ends" + (" and before punctuation (clean_up_tokenization_spaces)" if cleans_up else "")
         )
     return start, hint
+
+
+def _hint(vocabulary: Vocabulary, cleans_up: bool) -> str:
+    lacking = ", ".join(vocabulary.lacking())
+    hints = [f"The vocabulary lacks {lacking}. {MORE_CHARACTERS}"] if lacking else []
+    hints += ["Decoding takes out spaces before punctuation (clean_up_tokenization_spaces)"] if cleans_up else []
+    return ". ".join(hints)
 
 
 def _is_dead_end(state: State, depth: int = 3) -> bool:

@@ -55,7 +55,7 @@ class Constraint(LogitsProcessor):
         self.rows_per_source = rows_per_source
         self._start, self._ends = start, frozenset(eos_token_ids)
         self._describe, self._hint = describe, hint
-        self._states: dict[Tokens, State | None] = {}  # of the last call's rows
+        self._states: dict[Tokens, State | None] = {}  # of rows that were here, and may be the start of others
         self._first_rows: list[int] | None = None  # where the current rows were at first; None: still there
         self._nothing = torch.zeros(vocab_size, dtype=torch.bool)
         self._all_but_ends = torch.ones(vocab_size, dtype=torch.bool)
@@ -68,9 +68,12 @@ class Constraint(LogitsProcessor):
                 f"the constraint was built for {len(self._nothing)} tokens, but the scores are of {scores.shape[1]}"
             )
         rows = [tuple(row) for row in input_ids[:, self.prefix_length :].tolist()]
-        self._states = {tokens: self._state(tokens) for tokens in dict.fromkeys(rows)}
+        states = {tokens: self._state(tokens) for tokens in dict.fromkeys(rows)}
+        # Groups of beams come in calls of their own: what the next one goes on from was not in the last call.
+        recent = {tokens: state for tokens, state in self._states.items() if len(tokens) >= len(rows[0]) - 1}
+        self._states = {**recent, **states}
         last = input_ids.shape[1] >= self.max_length - 1
-        forbidden = {tokens: self._forbidden(state, last) for tokens, state in self._states.items()}
+        forbidden = {tokens: self._forbidden(state, last) for tokens, state in states.items()}
         self._check(rows, {tokens for tokens, mask in forbidden.items() if bool(mask.all())})
         masks = torch.stack([forbidden[tokens] for tokens in rows])
         return scores.masked_fill(masks.to(scores.device), NEVER)
@@ -104,7 +107,7 @@ class Constraint(LogitsProcessor):
         )
 
     def _state(self, tokens: Tokens) -> State | None:
-        """The state of a row, from the longest start of it that the last call had."""
+        """The state of a row, from the longest start of it that is known."""
         if not self._ends.isdisjoint(tokens):
             return None
         known = len(tokens)
@@ -125,12 +128,12 @@ class Constraint(LogitsProcessor):
 
     def _check(self, rows: list[Tokens], stuck: set[Tokens]) -> None:
         """Raise ValueError for a source of whose rows none can go on."""
-        for place, tokens in enumerate(rows):
+        for place in (place for place, tokens in enumerate(rows) if tokens in stuck):
             first = place - place % self.rows_per_source
             beams = rows[first : first + self.rows_per_source]
-            if tokens in stuck and all(beam in stuck or self._states[beam] is None for beam in beams):
+            if all(beam in stuck or self._states[beam] is None for beam in beams):
                 row = place if self._first_rows is None else self._first_rows[place]
                 raise ValueError(
                     f"row {row // self.rows_per_source} cannot go on: no token may follow "
-                    f"{self._describe(list(tokens))}. {self._hint}"
+                    f"{self._describe(list(rows[place]))}. {self._hint}"
                 )

@@ -85,11 +85,12 @@ def _all_characters() -> str:
 
 def _set_apart(tokenizer: Any, pieces: dict[str, int]) -> set[int]:
     """Added tokens that are special or that decoding puts spaces around, as the tokenizers in Python do."""
-    letter, ordinary = next((piece, token) for piece, token in pieces.items() if piece.isascii() and piece.isalpha())
+    added = tokenizer.added_tokens_decoder
+    word, plain = next((word, i) for word, i in pieces.items() if word.isascii() and word.isalpha() and i not in added)
     return {
         token
-        for token, added in tokenizer.added_tokens_decoder.items()
-        if added.special or _decode(tokenizer, [ordinary, token, ordinary]) != letter + added.content + letter
+        for token, content in added.items()
+        if content.special or _decode(tokenizer, [plain, token, plain]) != f"{word}{content}{word}"
     }
 
 
