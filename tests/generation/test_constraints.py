@@ -211,9 +211,15 @@ def test_the_meaning_is_pythons(pattern: str, data: st.DataObject) -> None:
     assert shared_constraint(pattern).finished([byte + 3 for byte in text.encode()]) == expected
 
 
-@cache
-def shared_constraint(pattern: str, **attributes: Any) -> Constraint:
-    return build(pattern, "byt5", tokenizer=ByT5Tokenizer(**attributes))
+SHARED_CONSTRAINTS: dict[str, Constraint] = {}
+
+
+def shared_constraint(spec: Any, **attributes: Any) -> Constraint:
+    """A constraint on ByT5 that many examples read."""
+    key = f"{spec!r} {attributes}"
+    if key not in SHARED_CONSTRAINTS:
+        SHARED_CONSTRAINTS[key] = build(spec, "byt5", tokenizer=ByT5Tokenizer(**attributes))
+    return SHARED_CONSTRAINTS[key]
 
 
 @pytest.mark.parametrize("pattern", [r"\d{4}-\d\d", "(yes|no|maybe)( I think so)?", "[a-c]{2,}x?"])
@@ -243,9 +249,11 @@ def may_become(pattern: Any, written: str) -> bool:
     return not text.startswith(" ") and pattern.fullmatch(text, partial=True) is not None
 
 
+@pytest.mark.parametrize(("spec", "quote"), [(".*", ""), ({"type": "string"}, '"')], ids=["expression", "schema"])
 @given(text=st.text(" .?!,'ntmsver", max_size=8))
-def test_texts_that_clean_up_would_change_are_out(text: str) -> None:
-    constraint = shared_constraint(".*", clean_up_tokenization_spaces=True)
+def test_texts_that_clean_up_would_change_are_out(spec: Any, quote: str, text: str) -> None:
+    text = quote + text + quote
+    constraint = shared_constraint(spec, clean_up_tokenization_spaces=True)
     unchanged = ByT5Tokenizer.clean_up_tokenization(text) == text
     assert constraint.finished([byte + 3 for byte in text.encode()]) == unchanged
 
@@ -443,6 +451,7 @@ def test_results_that_are_cut_or_stray_are_told_apart() -> None:
     assert "'aa'" in message
     assert "max_new_tokens" in message
     assert not constraint.finished([a, a + 1, EOS])
+    assert not constraint.finished([a, PAD, a, a])
     assert constraint.unfinished(0, [a, a + 1]).startswith("row 0 does not follow the constraint")
 
 

@@ -64,10 +64,9 @@ def test_there_are_enough_cases() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_tokens_and_scores_are_those_of_the_reference(case: Case) -> None:
-    ours, theirs = run(quintet, case), run(transformers, case, **DETAILS)
-    assert isinstance(ours, Tensor)
-    assert torch.equal(ends(case, ours), ends(case, theirs.sequences))
+    theirs = run(transformers, case, **DETAILS)
     if case.strategy in ASSISTED:
+        assert torch.equal(ends(case, run(quintet, case)), ends(case, theirs.sequences))
         return
     ours = run(quintet, case, **DETAILS)
     assert torch.equal(ends(case, ours.sequences), ends(case, theirs.sequences))
@@ -105,6 +104,15 @@ def unfinished(case: Case, tokens: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(over[:, :1]), ~over[:, :-1]], dim=1)
 
 
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in ASSISTED])
+def test_tokens_are_the_same_without_details(strategy: str) -> None:
+    for variant in ("v1.1", "umt5-tied"):
+        case = Case(strategy, None, variant, "left", 6)
+        tokens = run(quintet, case)
+        assert isinstance(tokens, Tensor)
+        assert torch.equal(tokens, run(quintet, case, **DETAILS).sequences)
+
+
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beams-4", "beam-sample", "groups-2"])
 def test_rows_end_at_different_steps(strategy: str) -> None:
     """Or the matrix would say nothing about rows that end while others go on."""
@@ -120,10 +128,10 @@ def test_rows_end_at_different_steps(strategy: str) -> None:
 def test_every_shaping_changes_an_answer(shaping: str) -> None:
     """Or the matrix would pass without it."""
     changed = 0
-    for variant in VARIANTS:
+    for variant in ("t5", "v1.1", "umt5", "wide"):
         shaped, plain = (run(transformers, Case("greedy", name, variant, "right", 6)) for name in (shaping, None))
         changed += not torch.equal(shaped, plain)
-    assert changed > 4
+    assert changed > 2
 
 
 @pytest.mark.parametrize("strategy", [*SAMPLING, *BEAM_SAMPLING])
@@ -211,32 +219,27 @@ def contrastive_answer(variant: str, penalty: float, width: int, steps: int, pad
     Among the `width` most probable words v, take the one with the largest
     (1 - penalty) * p(v) - penalty * max_j cos(h_v, h_j), where h are the decoder's last states and j the earlier steps.
     """
-    model = lively_pair(variant).theirs
     batch = source(padding)
-    answers = []
-    for row in range(6):
-        encoded = {name: value[row : row + 1] for name, value in batch.items()}
-        answers.append(_contrastive_row(model, encoded, penalty, width, steps))
+    rows = [{name: value[row : row + 1] for name, value in batch.items()} for row in range(6)]
+    answers = [_contrastive_row(lively_pair(variant).theirs, row, penalty, width, steps) for row in rows]
     length = max(len(answer) for answer in answers)
     return torch.tensor([answer + [PAD] * (length - len(answer)) for answer in answers])
 
 
 @torch.no_grad()
-def _contrastive_row(model: Any, batch: dict[str, Tensor], penalty: float, width: int, steps: int) -> list[int]:
-    def decode(tokens: list[int]) -> tuple[Tensor, Tensor]:
-        out = model(**batch, decoder_input_ids=torch.tensor([tokens]), output_hidden_states=True, use_cache=False)
-        return out.logits[0, -1].softmax(-1), out.decoder_hidden_states[-1][0]
-
-    tokens = [PAD]
-    while len(tokens) <= steps and tokens[-1] != model.config.eos_token_id:
-        probabilities, _ = decode(tokens)
-        merits = {}
-        for word in probabilities.topk(width).indices.tolist():
-            _, states = decode([*tokens, word])
-            likeness = torch.cosine_similarity(states[-1:], states[:-1], dim=-1).max()
-            merits[word] = ((1 - penalty) * probabilities[word] - penalty * likeness).item()
-        tokens.append(max(merits, key=lambda word: merits[word]))
-    return tokens
+def _contrastive_row(model: Any, row: dict[str, Tensor], penalty: float, width: int, steps: int) -> list[int]:
+    tokens = torch.tensor([[PAD]])
+    while tokens.shape[1] <= steps and tokens[0, -1] != model.config.eos_token_id:
+        logits = model(**row, decoder_input_ids=tokens, use_cache=False).logits
+        confidence, words = logits[0, -1].softmax(-1).topk(width)
+        continued = torch.cat([tokens.expand(width, -1), words[:, None]], dim=1)
+        sources = {name: value.expand(width, -1) for name, value in row.items()}
+        out = model(**sources, decoder_input_ids=continued, use_cache=False, output_hidden_states=True)
+        states = out.decoder_hidden_states[-1]
+        likeness = torch.cosine_similarity(states[:, -1:], states[:, :-1], dim=-1).max(1).values
+        best = ((1 - penalty) * confidence - penalty * likeness).argmax()
+        tokens = continued[best : best + 1]
+    return tokens[0].tolist()
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])

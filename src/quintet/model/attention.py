@@ -47,6 +47,9 @@ class AttentionBias:
         return torch.add(self.position.dense(), self.mask).contiguous()
 
 
+FEW_QUERIES = 8
+
+
 def attend(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -65,11 +68,19 @@ def attend(
 
     The eager backend takes over where another has no way: it alone has weights to return or to mask by head, and on a
     CPU no fused kernel gives the bias a gradient (PyTorch would write the steps out too, with some of its own between).
+    It also takes a batch's decoding steps on a CPU, which it does 2 to 3 times as fast as the fused kernel.
     """
     learns_bias = bias is not None and bias.requires_grad and bias.device.type == "cpu"
-    if need_weights or head_mask is not None or learns_bias:
+    if need_weights or head_mask is not None or learns_bias or _is_step(query):
         backend = "eager"
     return BACKENDS[backend](query, key, value, bias, dropout, head_mask)
+
+
+def _is_step(query: torch.Tensor) -> bool:
+    """Whether these are the few queries of a decoding step of several sources, on a CPU in float32."""
+    if torch.is_grad_enabled() or query.device.type != "cpu" or query.dtype != torch.float32:
+        return False
+    return query.shape[0] > 1 and query.shape[2] <= FEW_QUERIES
 
 
 def eager_attention(

@@ -79,7 +79,8 @@ class SourceStore:
         return key[:, :, : self.source_length], value[:, :, : self.source_length]
 
     def extend(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep the source's keys and values for the steps to come."""
+        """Keep the source's keys and values for the steps to come, laid out once as all of these will read them."""
+        key, value = key.contiguous(), value.contiguous()
         self.cache.cross_attention_cache.update(key, value, self.layer)
         self.cache.is_updated[self.layer] = True
         return key, value

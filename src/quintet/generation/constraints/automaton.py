@@ -35,8 +35,8 @@ _JSON_STYLE = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flex
 class AutomatonState:
     """How far a text has come, as one or several automata see it that must all agree; see `State`."""
 
-    def __init__(self, matchers: Sequence[Any], vocabulary: Vocabulary, eos_token_ids: Sequence[int]) -> None:
-        self._matchers, self._vocabulary, self._ends = matchers, vocabulary, eos_token_ids
+    def __init__(self, matchers: Sequence[Any], eos_token_ids: Sequence[int], vocab_size: int) -> None:
+        self._matchers, self._ends, self._vocab_size = matchers, eos_token_ids, vocab_size
 
     @cached_property
     def complete(self) -> bool:
@@ -47,18 +47,16 @@ class AutomatonState:
     def forbidden(self) -> torch.Tensor:
         """Which tokens (vocabulary,) cannot follow."""
         bits = np.bitwise_and.reduce([_mask(matcher) for matcher in self._matchers])
-        allowed = np.unpackbits(bits, count=len(self._vocabulary.texts), bitorder="little")
+        allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little")
         allowed[list(self._ends)] = self.complete
         return torch.from_numpy(allowed == 0)
 
     def advance(self, token: int) -> AutomatonState | None:
         """The state after one more token; None if it cannot follow."""
-        if not self._vocabulary.texts[token]:
-            return None
         matchers = [matcher.deep_copy() for matcher in self._matchers]
         if not all(matcher.consume_token(token) for matcher in matchers):
             return None
-        return AutomatonState(matchers, self._vocabulary, self._ends)
+        return AutomatonState(matchers, self._ends, self._vocab_size)
 
 
 def expression_state(
@@ -133,7 +131,7 @@ def _state(grammars: list[str], vocabulary: Vocabulary, eos_token_ids: Sequence[
     for matcher in matchers:
         if matcher.is_error():
             raise ValueError(f"the constraint is not one that llguidance can follow: {_reason(matcher)}")
-    return AutomatonState(matchers, vocabulary, eos_token_ids)
+    return AutomatonState(matchers, eos_token_ids, len(vocabulary.texts))
 
 
 _TOKENS: WeakKeyDictionary[Vocabulary, Any] = WeakKeyDictionary()
