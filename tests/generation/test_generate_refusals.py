@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -32,17 +33,23 @@ def generate(**arguments: Any) -> Tensor:
 
 
 @contextmanager
-def refusal(match: str, error: type[Exception] = ValueError) -> Iterator[None]:
-    """Expects the error, and afterwards the answers of before: greedily, with beams, and drawn."""
-    before = [seeded(way) for way in ("greedy", "beams", "sample")]
+def refusal(match: str, error: type[Exception] | tuple[type[Exception], ...] = ValueError) -> Iterator[None]:
+    """Expects the error, and afterwards the answers of before: greedily, drawn, and with beams."""
+    before = [earlier(way) for way in ("greedy", "sample", "beams")]
     with pytest.raises(error, match=match):
         yield
-    assert all(torch.equal(*pair) for pair in zip(before, map(seeded, ("greedy", "beams", "sample")), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(before, map(answer, ("greedy", "sample", "beams")), strict=True))
 
 
-def seeded(way: str) -> Tensor:
+def answer(way: str) -> Tensor:
     torch.manual_seed(3)
-    return generate(**WAYS[way])
+    return generate(**{"max_new_tokens": 5, **WAYS[way]})
+
+
+@cache
+def earlier(way: str) -> Tensor:
+    """The answer before anything was refused."""
+    return answer(way)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +172,9 @@ def test_a_maximum_that_the_prefix_has_reached(way: str, max_length: int) -> Non
     [
         {"input_ids": torch.zeros(2, 0, dtype=torch.long), "attention_mask": None},
         {"input_ids": torch.zeros(0, 4, dtype=torch.long), "attention_mask": None},
-        {"input_ids": torch.tensor([[5, 1], [0, 0]]), "attention_mask": torch.tensor([[1, 1], [0, 0]])},
         {"input_ids": None, "attention_mask": None, "inputs_embeds": torch.zeros(2, 0, 32)},
     ],
-    ids=["no words", "no rows", "one masked", "no embeddings"],
+    ids=["no words", "no rows", "no embeddings"],
 )
 def test_an_empty_source(way: str, arguments: dict[str, Any]) -> None:
     with refusal("input|source|empty"):
@@ -179,7 +185,6 @@ def test_an_empty_source(way: str, arguments: dict[str, Any]) -> None:
     ("arguments", "name"),
     [
         ({"decoder_input_ids": torch.zeros(5, 2, dtype=torch.long)}, "decoder_input_ids"),
-        ({"decoder_input_ids": torch.zeros(6, 0, dtype=torch.long)}, "decoder_input_ids"),
         ({"decoder_input_ids": torch.full((6, 2), 99)}, "decoder_input_ids"),
         ({"attention_mask": torch.ones(6, 4)}, "attention_mask"),
         ({"inputs_embeds": torch.zeros(6, 4, 32)}, "inputs_embeds"),
@@ -189,7 +194,7 @@ def test_an_empty_source(way: str, arguments: dict[str, Any]) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_inputs_that_do_not_fit(arguments: dict[str, Any], name: str) -> None:
-    with refusal(name, (ValueError, IndexError)):  # type: ignore[arg-type]
+    with refusal(name, (ValueError, IndexError)):
         generate(**arguments)
 
 
@@ -229,7 +234,7 @@ def test_a_row_that_may_say_nothing_is_named(way: str) -> None:
     def allowed(row: int, tokens: Tensor) -> list[int]:
         return [] if row == 5 and len(tokens) >= 3 else list(range(2, 99))
 
-    with refusal(r"row 5|-inf.*\b5\b|\b5\b.*-inf"):
+    with refusal(r"(row|source) 5\b"):
         generate(prefix_allowed_tokens_fn=allowed, **WAYS[way])
 
 
@@ -289,7 +294,7 @@ def test_a_criterion_that_raises(way: str) -> None:
 
 @pytest.mark.parametrize("words", [[[5] * 9], [[5, 6, 7, 8], [9, 10, 11, 12, 13]], [[[5] * 9, [6] * 10]]])
 def test_words_that_find_no_room(words: list[Any]) -> None:
-    with refusal("force_words_ids|row"):
+    with refusal(r"force_words_ids|forced words"):
         generate(num_beams=3, force_words_ids=words)
 
 

@@ -142,6 +142,8 @@ class GenerationConfig:
         """
         held = model_config.to_dict()
         config = cls.from_dict({name: held[name] for name in cls.option_names() if name in held})
+        if config.output_attentions or config.output_hidden_states or config.output_scores:
+            config.return_dict_in_generate = True  # what a model was told to return comes in a result
         config.derived_from = config.to_dict()
         return config
 

@@ -26,13 +26,24 @@ class Call:
     generator: torch.Generator | None = None
     batch_size: int | None = None
     progress: bool | None = None
+    numbers: Sequence[int] | None = None
+    """Which of a longer list's sources these are, if they are some of it."""
 
     def for_rows(self, rows: Sequence[int]) -> Call:
-        """The same for some of the sources only, which a user's function goes on knowing by their old numbers."""
+        """The same for some of the sources only, which users go on knowing by their old numbers."""
         allowed = self.prefix_allowed_tokens_fn
         if allowed is None:
-            return self
-        return replace(self, prefix_allowed_tokens_fn=lambda row, ids: allowed(rows[row], ids))
+            return replace(self, numbers=rows)
+
+        def allowed_tokens(row: int, ids: torch.Tensor) -> Sequence[int]:
+            tokens = allowed(rows[row], ids)
+            if len(tokens) == 0:
+                raise ValueError(
+                    f"prefix_allowed_tokens_fn allows no token for source {rows[row]} after {ids.tolist()}"
+                )
+            return tokens
+
+        return replace(self, numbers=rows, prefix_allowed_tokens_fn=allowed_tokens)
 
 
 def combine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +64,18 @@ class Search:
     rows_per_source: int = 1
     constraint: Constraint | None = None
     """One of the processors, if results are held to something they must be in the end, too."""
+    numbers: Sequence[int] | None = None
+    """Which of a longer list's sources these are, for messages."""
 
     def process(self, ids: torch.Tensor, scores: torch.Tensor, **extra: Any) -> torch.Tensor:
         """The scores (rows, vocabulary) after all processors; `ids` (rows, length) are the targets so far."""
-        return self.processors(ids, scores, **extra) if self.processors else scores
+        if not self.processors:
+            return scores
+        processed = self.processors(ids, scores, **extra)
+        if processed.shape != scores.shape:
+            wrong, right = tuple(processed.shape), tuple(scores.shape)
+            raise ValueError(f"the logits processors made scores of shape {wrong} from scores of shape {right}")
+        return processed
 
     def ended(self, ids: torch.Tensor) -> torch.Tensor:
         """Which targets (rows, length) end with their last token: (rows,) of bool."""
@@ -90,9 +99,10 @@ class Search:
             return
         first = int(bad[0])
         why = "its scores hold NaN" if best[first].isnan() else "every token's score is -inf"
+        source = self._number(int(rows[first]) // self.rows_per_source)
         raise ValueError(
-            f"row {int(rows[first]) // self.rows_per_source} cannot go on after {length} tokens: {why}. Look at the "
-            "logits processors and constraints; remove_invalid_values=True replaces NaN and infinity"
+            f"row {source} cannot go on after {length} tokens: {why}. Look at the logits processors and constraints; "
+            "remove_invalid_values=True replaces NaN and infinity"
         )
 
     def check_complete(self, found: Found, prefix: int) -> None:
@@ -101,7 +111,11 @@ class Search:
             return
         for row, ids in enumerate(found.sequences[:, prefix:].tolist()):
             if not self.constraint.finished(ids):
-                raise ValueError(self.constraint.unfinished(row // self.config.num_return_sequences, ids))
+                number = self._number(row // self.config.num_return_sequences)
+                raise ValueError(self.constraint.unfinished(number, ids))
+
+    def _number(self, source: int) -> int:
+        return source if self.numbers is None else self.numbers[source]
 
     def draw(self, scores: torch.Tensor, count: int, live: torch.Tensor, rows: int) -> torch.Tensor:
         """`count` different columns (live rows, count), drawn in proportion to softmax(scores).

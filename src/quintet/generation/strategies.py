@@ -47,7 +47,7 @@ def is_forced(config: GenerationConfig) -> bool:
 
 def is_contrastive(config: GenerationConfig) -> bool:
     """Whether contrastive search is asked for: by penalty_alpha and more than one of the top_k to choose from."""
-    return bool(config.penalty_alpha) and not config.do_sample and (config.top_k or 0) > 1
+    return bool(config.penalty_alpha) and (config.top_k or 0) > 1
 
 
 def _phrases(search: Search, prefix: int) -> list[Constraint]:

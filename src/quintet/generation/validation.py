@@ -75,6 +75,8 @@ def check(config: GenerationConfig) -> None:
         raise ValueError(
             f"num_assistant_tokens_schedule must be one of {allowed}, not {config.num_assistant_tokens_schedule!r}"
         )
+    if config.penalty_alpha is not None and not 0 <= config.penalty_alpha <= 1:
+        raise ValueError(f"penalty_alpha must be a number from 0 to 1, got {config.penalty_alpha!r}")
     if config.max_time is not None and config.max_time < 0:
         raise ValueError(f"max_time must be a number of seconds, 0 or more, got {config.max_time!r}")
     _check_special_tokens(config)
@@ -147,6 +149,8 @@ def _check_strategies(config: GenerationConfig) -> None:
         )
     if forced and config.num_beams > 1 and grouped:
         raise ValueError("force_words_ids and constraints contradict num_beam_groups and diversity_penalty")
+    if config.penalty_alpha and config.do_sample:
+        raise ValueError(f"penalty_alpha={config.penalty_alpha} contradicts do_sample=True")
     if config.num_beams == 1:
         return
     if config.penalty_alpha:

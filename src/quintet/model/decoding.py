@@ -155,6 +155,7 @@ class Generation:
         """What the targets begin with (sources, n): a start token, and decoder_input_ids if they are given."""
         device = encoded[0].device
         start = torch.tensor(self._start_tokens(), device=device).expand(inputs.rows)[:, None]
+        checks.check_token_ids(start, self.model.config.vocab_size, "decoder_start_token_id")
         given = inputs.decoder_input_ids
         if given is None:
             return start.clone()
@@ -206,21 +207,27 @@ class Generation:
             trace=trace,
             rows_per_source=rows,
             constraint=constraint,
+            numbers=call.numbers,
         )
 
     def _constraint(self, prefix: int, rows: int) -> Constraint | None:
         """What holds results to the option `constraint`, if that is set."""
         if self.config.constraint is None:
             return None
-        return build_constraint(
+        rows_per_source = rows // self.config.num_beam_groups
+        constraint = build_constraint(
             self.config.constraint,
             tokenizer=self.call.tokenizer,
             eos_token_ids=self.config.eos_token_ids,
             vocab_size=self.model.config.vocab_size,
             prefix_length=prefix,
             max_length=self.config.max_length,
-            rows_per_source=rows // self.config.num_beam_groups,
+            rows_per_source=rows_per_source,
         )
+        if self.call.numbers is not None:
+            numbers = torch.tensor(self.call.numbers)[:, None] * rows_per_source + torch.arange(rows_per_source)
+            constraint.select(numbers.flatten())
+        return constraint
 
     def _criteria(self) -> StoppingCriteriaList:
         criteria = StoppingCriteriaList()

@@ -60,6 +60,8 @@ class Inputs:
         return read
 
     def _check(self, pad: int | None) -> None:
+        if not self.was_list and 0 in self._main.shape[:2]:
+            raise ValueError(f"the input is empty: its shape is {tuple(self._main.shape)}")
         if self.input_ids is not None:
             checks.check_tensor(self.input_ids, "input_ids")
             if self.input_ids.dim() != 2 or self.input_ids.shape[1] == 0:
