@@ -61,7 +61,9 @@ def test_results(options: dict[str, Any], pipes: Pipes) -> None:
         assert CONTEXT[answer["start"] : answer["end"]] == answer["answer"]
 
 
-@pytest.mark.parametrize("options", [{}, {"max_seq_len": 64, "doc_stride": 16}, {"max_seq_len": 50, "top_k": 4}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"max_seq_len": 64, "doc_stride": 16}, {"max_seq_len": 50, "top_k": 4}], ids=str
+)
 def test_long_contexts(options: dict[str, Any], pipes: Pipes, squad: list[dict[str, str]]) -> None:
     ours, theirs = pipes()
     questions, contexts = ([entry[key] for entry in squad] for key in ("question", "context"))
@@ -124,7 +126,10 @@ def test_a_tokenizer_that_pads_on_the_left(pipes: Pipes) -> None:
     """The question comes first all the same. (The reference turns the two around, and answers from the question.)"""
     left = pipes(tokenizer={"padding_side": "left"})[0]
     for options in ({}, {"batch_size": 4}):
-        examples = [{"question": QUESTION, "context": CONTEXT}, {"question": "Who?", "context": "Clara lives in Paris."}]
+        examples = [
+            {"question": QUESTION, "context": CONTEXT},
+            {"question": "Who?", "context": "Clara lives in Paris."},
+        ]
         assert close(left(examples, **options), pipes()[0](examples))
 
 
@@ -134,7 +139,7 @@ def test_a_tokenizer_that_pads_on_the_left(pipes: Pipes) -> None:
 @pytest.mark.parametrize("example", [{"question": "", "context": CONTEXT}, {"question": QUESTION, "context": ""}])
 def test_empty_texts(example: dict[str, str], pipes: Pipes) -> None:
     ours, theirs = pipes()
-    with pytest.raises(ValueError, match="the (question|context) is empty"):
+    with pytest.raises(ValueError, match=r"the (question|context) is empty"):
         ours(**example)
     with pytest.raises(ValueError, match="cannot be empty"):
         theirs(**example)
@@ -170,7 +175,7 @@ def test_wrong_options(options: dict[str, Any], message: str, pipes: Pipes) -> N
     ],
 )
 def test_what_is_no_question(arguments: Any, keywords: Any, pipes: Pipes) -> None:
-    with pytest.raises(ValueError, match="question|context"):
+    with pytest.raises(ValueError, match=r"question|context"):
         pipes()[0](*arguments, **keywords)
 
 

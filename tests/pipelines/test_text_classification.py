@@ -67,7 +67,9 @@ def test_names_of_labels(make_pipes: Pipes) -> None:
             pipe.model.config.id2label = {index: f"LABEL_{index}" for index in names}
 
 
-@pytest.mark.parametrize("options", [{"truncation": True, "max_length": 4}, {"padding": "max_length", "max_length": 40}])
+@pytest.mark.parametrize(
+    "options", [{"truncation": True, "max_length": 4}, {"padding": "max_length", "max_length": 40}]
+)
 def test_options_of_the_tokenizer(options: dict[str, Any], make_pipes: Pipes) -> None:
     ours, theirs = make_pipes(TASK)
     assert close(ours(TEXTS, **options), theirs(TEXTS, **options))

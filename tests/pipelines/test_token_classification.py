@@ -70,7 +70,8 @@ def test_slow_tokenizers(strategy: str, pipes: Pipes) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"grouped_entities": True}, {"grouped_entities": True, "ignore_subwords": True}, {"ignore_subwords": True}]
+    "options",
+    [{"grouped_entities": True}, {"grouped_entities": True, "ignore_subwords": True}, {"ignore_subwords": True}],
 )
 def test_deprecated_options(options: dict[str, bool], pipes: Pipes) -> None:
     ours, theirs = pipes(ignore_labels=KEEP_ALL)
@@ -131,7 +132,11 @@ def test_no_texts(inputs: Any, pipes: Pipes) -> None:
         ([3], {}, "input 0: the input must be a text"),
         ([["a", "b"]], {}, "input 0: the input must be a text or a list of texts, got list"),
         ("a b", {"is_split_into_words": True}, "a text is a list of words"),
-        ("a", {"aggregation_strategy": "best"}, "aggregation_strategy must be one of none, simple, first, average, max"),
+        (
+            "a",
+            {"aggregation_strategy": "best"},
+            "aggregation_strategy must be one of none, simple, first, average, max",
+        ),
         ("a", {"stride": 3}, "stride needs an aggregation_strategy other than 'none'"),
         ("a", {"stride": 512, "aggregation_strategy": "simple"}, "stride must be from 0 to less than .* 512; got 512"),
         ("a", {"stride": -1, "aggregation_strategy": "simple"}, "stride must be from 0"),
@@ -152,7 +157,7 @@ def test_refusals(inputs: Any, options: dict[str, Any], message: str, pipes: Pip
 )
 def test_what_slow_tokenizers_cannot_do(options: dict[str, Any], pipes: Pipes) -> None:
     ours, theirs = pipes(fast=False)
-    with pytest.raises(ValueError, match="needs? a fast tokenizer"):
+    with pytest.raises(ValueError, match=r"needs? a fast tokenizer"):
         ours(["a b"], **options)
     with pytest.raises((ValueError, TypeError)):
         theirs([["a", "b"]] if "is_split_into_words" in options else ["a b"], **options)

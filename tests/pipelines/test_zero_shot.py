@@ -16,7 +16,11 @@ from pipelines.conftest import close
 
 Pipes = Callable[..., tuple[Any, Any]]
 TASK = "zero-shot-classification"
-TEXTS = ["The team won the match.", "Parliament passes a law about dogs.", "A longer text, about nothing in particular."]
+TEXTS = [
+    "The team won the match.",
+    "Parliament passes a law about dogs.",
+    "A longer text, about nothing in particular.",
+]
 LABELS = ["sports", "politics", "dogs and cats"]
 
 
@@ -26,7 +30,8 @@ def score(model: Any, input_ids: Any, targets: Any, attention_mask: Any = None) 
     for row, answers in enumerate(targets):
         mask = None if attention_mask is None else attention_mask[row : row + 1]
         losses = [
-            model(input_ids=input_ids[row : row + 1], attention_mask=mask, labels=torch.tensor([answer])).loss * len(answer)
+            model(input_ids=input_ids[row : row + 1], attention_mask=mask, labels=torch.tensor([answer])).loss
+            * len(answer)
             for answer in answers
         ]
         rows.append(-torch.stack(losses))

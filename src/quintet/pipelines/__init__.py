@@ -81,7 +81,7 @@ def pipeline(
     Raises ValueError for an unknown task, a missing model, one without the task's head, or a device that is not there;
     OSError for files that are missing; TypeError for an unknown option.
     """
-    task = ALIASES.get(task or "text2text-generation", task or "text2text-generation")
+    task = "text2text-generation" if task is None else ALIASES.get(task, task)
     own_class, loader = _found(task)
     if model is None:
         raise ValueError("pipeline needs a model: an object, a folder, or a name on the hub")

@@ -60,7 +60,7 @@ class Pipeline:
     def __init__(
         self,
         model: Any,
-        tokenizer: Any,
+        tokenizer: Any = None,
         *,
         task: str | None = None,
         device: Any = None,

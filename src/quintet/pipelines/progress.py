@@ -14,7 +14,7 @@ LONG = 100
 def progress_of(title: str, total: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
     """A function to call after each input; it moves a bar on stderr, or does nothing where none is wanted.
 
-    None wants one for a long list on a terminal. The bar goes away when it is full.
+    None wants one for a long list on a terminal. There the bar goes away in the end; a file gets its last state.
     """
     if wanted is None:
         wanted = total >= LONG and sys.stderr.isatty()
@@ -25,6 +25,7 @@ def progress_of(title: str, total: int, wanted: bool | None) -> Iterator[Callabl
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
         bar = progress.add_task(title, total=total)
         yield lambda: progress.advance(bar)
