@@ -72,6 +72,15 @@ def test_long_contexts(options: dict[str, Any], pipes: Pipes, squad: list[dict[s
     assert close(ours(squad, batch_size=8, **options), expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"handle_impossible_answer": True}, {"top_k": 3}], ids=str)
+@pytest.mark.parametrize("context", [" ", " \n ", "x", " . "])
+def test_contexts_of_few_tokens_or_none(context: str, options: dict[str, Any], pipes: Pipes) -> None:
+    ours, theirs = pipes()
+    assert close(
+        ours(question=QUESTION, context=context, **options), theirs(question=QUESTION, context=context, **options)
+    )
+
+
 def test_equal_answers_of_several_parts_add_up(pipes: Pipes) -> None:
     ours, theirs = pipes()
     context = " ".join(["Berlin, berlin and BERLIN."] * 30)

@@ -47,9 +47,9 @@ class QuestionAnsweringPipeline(Pipeline):
 
     A context that does not fit into max_seq_len tokens (384, or the tokenizer's limit) with its question is read in
     parts that share doc_stride tokens (128, or half of max_seq_len); equal answers from several parts add up. Options:
-    top_k; max_answer_len (15) in tokens; handle_impossible_answer (an empty answer may win); align_to_words (True:
-    answers begin and end with whole words); padding, the tokenizer's; max_question_len has no effect, as in the
-    reference with fast tokenizers. Needs a fast tokenizer: others know no offsets.
+    top_k; max_answer_len (15) in tokens; handle_impossible_answer (the empty answer is one too, the least likely);
+    align_to_words (True: answers begin and end with whole words); padding, the tokenizer's; max_question_len has no
+    effect, as in the reference with fast tokenizers. Needs a fast tokenizer: others know no offsets.
     """
 
     default_task = "question-answering"
@@ -144,8 +144,8 @@ class QuestionAnsweringPipeline(Pipeline):
         for piece, logits in zip(pieces, found, strict=True):
             window: Window = piece.extra
             starts, ends = _probabilities(logits, window.in_context)
+            # The first token stands for "no answer", which T5 was not trained on: as part of the question it gets 0.
             no_answer = min(no_answer, float(starts[0] * ends[0]))
-            starts[0] = ends[0] = 0.0  # the first token stands for "no answer"
             for start, end, score in _best_spans(starts, ends, wanted, options.max_answer_len):
                 if not (window.in_context[start] and window.in_context[end]):
                     continue
