@@ -98,7 +98,7 @@ def _line(row: dict[str, Any]) -> str:
     return f"| {row['shape']:5} | {row['what']:38} | {cells[0]} | {cells[1]} | {theirs / ours:5.2f} |"
 
 
-def _pair(shape: str) -> tuple[Any, Any]:
+def pair(shape: str) -> tuple[Any, Any]:
     """The same random weights in both; scaled, so that greedy decoding does not repeat one token."""
     values = {**SHAPES[shape], "decoder_start_token_id": 0}
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def _pair(shape: str) -> tuple[Any, Any]:
     return theirs, ours
 
 
-def _take_turns(theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int) -> tuple[float, float]:
+def take_turns(theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int) -> tuple[float, float]:
     """Median milliseconds of both, measured alternately after a warm-up."""
     times: tuple[list[float], list[float]] = ([], [])
     theirs(), ours()
@@ -125,7 +125,7 @@ def _take_turns(theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int)
 def _load(shape: str, rounds: int) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        _pair(shape)[0].save_pretrained(folder)
+        pair(shape)[0].save_pretrained(folder)
         size = os.path.getsize(Path(folder, "model.safetensors"))
         for dtype in ("auto", "bfloat16"):
             seconds = _in_processes(LOADER, folder, dtype, max(3, rounds // 2))
@@ -148,7 +148,7 @@ def _in_processes(code: str, folder: str, dtype: str, rounds: int) -> tuple[floa
 
 
 def _encoder(shape: str, rounds: int) -> list[dict[str, Any]]:
-    theirs, ours = _pair(shape)
+    theirs, ours = pair(shape)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         theirs.to(dtype), ours.to(dtype)
@@ -156,7 +156,7 @@ def _encoder(shape: str, rounds: int) -> list[dict[str, Any]]:
             ids = torch.randint(2, 32000, (batch, length))
             mask = torch.ones_like(ids)
             with torch.inference_mode():
-                times = _take_turns(
+                times = take_turns(
                     lambda ids=ids, mask=mask: theirs.encoder(input_ids=ids, attention_mask=mask),
                     lambda ids=ids, mask=mask: ours.encoder(input_ids=ids, attention_mask=mask),
                     rounds,
@@ -167,7 +167,7 @@ def _encoder(shape: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def _training(shape: str, rounds: int) -> list[dict[str, Any]]:
-    theirs, ours = (model.train() for model in _pair(shape))
+    theirs, ours = (model.train() for model in pair(shape))
     rows = []
     for batch, source, target in TRAINING_INPUTS:
         ids, labels = torch.randint(2, 32000, (batch, source)), torch.randint(2, 32000, (batch, target))
@@ -176,20 +176,20 @@ def _training(shape: str, rounds: int) -> list[dict[str, Any]]:
             model.zero_grad(set_to_none=True)
             model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
 
-        times = _take_turns(lambda: step(theirs), lambda: step(ours), rounds)
+        times = take_turns(lambda: step(theirs), lambda: step(ours), rounds)
         what = f"forward and backward {batch} x {source}+{target}, fp32"
         rows.append({"what": what, "unit": "ms", "transformers": times[0], "quintet": times[1]})
     return rows
 
 
 def _decoding(shape: str, rounds: int) -> list[dict[str, Any]]:
-    theirs, ours = _pair(shape)
+    theirs, ours = pair(shape)
     rows = []
     for batch, source, target in DECODING_INPUTS:
         ids = torch.randint(2, 32000, (batch, source))
         options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": target, "eos_token_id": None}
         options |= {"do_sample": False, "num_beams": 1, "pad_token_id": 0}
-        times = _take_turns(
+        times = take_turns(
             lambda ids=ids, options=options: theirs.generate(ids, **options),
             lambda ids=ids, options=options: ours.generate(ids, **options),
             max(3, rounds // 2),

@@ -12,10 +12,8 @@ PUBLISHED = "google/flan-t5-small"
 """The name in the README; the tests put a local checkpoint of the same shape in its place."""
 
 
-def block(language: str) -> str:
-    match = re.search(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert match is not None
-    return match[1]
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
@@ -23,15 +21,17 @@ def checkpoint(shared: Path) -> str:
     return str(shared / "models" / "flan-t5-small-title")
 
 
-def test_the_example(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = block("python")
-    promised = code.rsplit("# ", 1)[1].strip()
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_the_examples(number: int, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every printed line is what the comment behind it says."""
+    code = blocks("python")[number]
+    promised = [line.rsplit("  # ", 1)[1] for line in code.splitlines() if line.startswith("print(")]
     exec(compile(code.replace(PUBLISHED, checkpoint), "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip() == promised
+    assert capsys.readouterr().out.splitlines() == promised
 
 
 def test_the_command_line(checkpoint: str) -> None:
-    command, answer = block("console").splitlines()[:2]
+    command, answer = blocks("console")[0].splitlines()[:2]
     program = str(Path(sys.executable).with_name("quintet"))
     command = command.removeprefix("$ ").replace(PUBLISHED, checkpoint).replace("quintet", program, 1)
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)

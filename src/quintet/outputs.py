@@ -159,3 +159,56 @@ class Seq2SeqQuestionAnsweringModelOutput(ModelOutput):
     encoder_last_hidden_state: torch.Tensor | None = None
     encoder_hidden_states: Tensors | None = None
     encoder_attentions: Tensors | None = None
+
+
+@dataclass
+class GenerateEncoderDecoderOutput(ModelOutput):
+    """What `generate` returns without beams, if it is asked for more than sequences (rows, length).
+
+    scores and logits hold a tensor (rows, vocabulary) for each step, after and before the processors; attentions and
+    states of the decoder, for each step, a tensor per layer.
+    """
+
+    sequences: torch.Tensor | None = None
+    scores: Tensors | None = None
+    logits: Tensors | None = None
+    encoder_attentions: Tensors | None = None
+    encoder_hidden_states: Tensors | None = None
+    decoder_attentions: tuple[Tensors, ...] | None = None
+    cross_attentions: tuple[Tensors, ...] | None = None
+    decoder_hidden_states: tuple[Tensors, ...] | None = None
+    past_key_values: Any = None
+
+
+@dataclass
+class GenerateBeamEncoderDecoderOutput(ModelOutput):
+    """What `generate` returns under beams, if it is asked for more than sequences (rows, length).
+
+    As without beams, with rows of scores for each beam; sequences_scores (rows,) are sums of log-probabilities divided
+    by length ** length_penalty, and beam_indices (rows, new tokens) say which row each token came from, -1 for none.
+    """
+
+    sequences: torch.Tensor | None = None
+    sequences_scores: torch.Tensor | None = None
+    scores: Tensors | None = None
+    logits: Tensors | None = None
+    beam_indices: torch.Tensor | None = None
+    encoder_attentions: Tensors | None = None
+    encoder_hidden_states: Tensors | None = None
+    decoder_attentions: tuple[Tensors, ...] | None = None
+    cross_attentions: tuple[Tensors, ...] | None = None
+    decoder_hidden_states: tuple[Tensors, ...] | None = None
+    past_key_values: Any = None
+
+
+@dataclass
+class ScoreOutput(ModelOutput):
+    """What `score` returns, for each source and each of its targets.
+
+    sequence_log_probs (sources, targets), -inf where a source has fewer targets than another; token_log_probs (sources,
+    targets, length), 0 behind a target's end; lengths (sources, targets) in tokens.
+    """
+
+    sequence_log_probs: torch.Tensor | None = None
+    token_log_probs: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from quintet.model.sharing import SourceSharing
+
 if TYPE_CHECKING:
     from quintet.config import T5Config
 
@@ -72,13 +74,28 @@ class _Growing:
         self._view = self._buffer[:, :, :end]
         return self._view
 
+    def select(self, old: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The given rows of `old`; room and all if it is what the last call returned, so that it goes on growing."""
+        if self._buffer is None or old is not self._view:
+            return old.index_select(0, rows)
+        self._buffer = self._buffer.index_select(0, rows)
+        self._view = self._buffer[:, :, : old.shape[2]]
+        return self._view
+
+    def crop(self, old: torch.Tensor, length: int) -> torch.Tensor:
+        """The first positions of `old`, which go on growing from there."""
+        cropped = old[:, :, :length]
+        if old is self._view:
+            self._view = cropped
+        return cropped
+
 
 class DynamicLayer(CacheLayer):
     """A layer that grows with every step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._grown: list[_Growing] = []
+        self._grown = (_Growing(), _Growing())
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor | None = None) -> KeyValue:
         """Append keys and values; `positions` is not needed."""
@@ -88,7 +105,6 @@ class DynamicLayer(CacheLayer):
             self.keys = torch.cat([self.keys, keys], dim=2)
             self.values = torch.cat([self.values, values], dim=2)
         else:
-            self._grown = self._grown or [_Growing(), _Growing()]
             self.keys = self._grown[0].append(self.keys, keys)
             self.values = self._grown[1].append(self.values, values)
         return self.keys, self.values
@@ -110,7 +126,14 @@ class DynamicLayer(CacheLayer):
         if max_length < 0:
             max_length = max(self.get_seq_length() + max_length, 0)
         if self.keys is not None:
-            self.keys, self.values = self.keys[:, :, :max_length], self.values[:, :, :max_length]
+            self.keys = self._grown[0].crop(self.keys, max_length)
+            self.values = self._grown[1].crop(self.values, max_length)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the given rows of the batch, in that order; a row may come several times, as in beam search."""
+        if self.keys is not None:
+            self.keys = self._grown[0].select(self.keys, indices.to(self.keys.device))
+            self.values = self._grown[1].select(self.values, indices.to(self.values.device))
 
 
 class StaticLayer(CacheLayer):
@@ -289,8 +312,11 @@ class StaticCache(Cache):
 class EncoderDecoderCache(Cache):
     """A decoder's two caches: over the target, which grows, and over the source, which is filled once.
 
-    `is_updated[layer]` says whether a layer's source keys and values are there.
+    `is_updated[layer]` says whether a layer's source keys and values are there. `sharing` says which source each row
+    reads where several rows read the same one; None if every row has its own.
     """
+
+    sharing: SourceSharing | None = None
 
     def __init__(self, *caches: Any) -> None:
         """Two caches (self-attention, cross-attention), or one iterable of (keys, values[, cross keys, values])."""

@@ -19,6 +19,12 @@ def check_one_given(first: object, second: object, names: tuple[str, str]) -> No
         raise ValueError(f"give {names[0]} or {names[1]}: one of them is needed")
 
 
+def check_batch_size(batch_size: object) -> None:
+    """ValueError unless the size is a positive integer."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+
+
 def check_tensor(value: object, name: str) -> None:
     """TypeError unless the value is a tensor."""
     if not isinstance(value, torch.Tensor):

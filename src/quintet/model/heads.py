@@ -14,6 +14,7 @@ Wrong shapes, ids or labels raise ValueError or IndexError, naming the argument 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,14 +22,18 @@ import torch.nn.functional as F
 
 from quintet.config import T5Config
 from quintet.generation.config import GenerationConfig
-from quintet.model import checks, decoding
+from quintet.generation.options import Call
+from quintet.generation.scoring import transition_scores
+from quintet.model import checks, decoding, scoring
 from quintet.model.cache import EncoderDecoderCache
 from quintet.model.init import Embedding, Linear
+from quintet.model.inputs import as_encoder_output
 from quintet.model.pretrained import T5PreTrainedModel
 from quintet.model.stack import T5Stack
 from quintet.outputs import (
     BaseModelOutput,
     ModelOutput,
+    ScoreOutput,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
@@ -233,16 +238,95 @@ class T5ForConditionalGeneration(EncoderDecoder):
         return self._shift_right(labels)
 
     def generate(
-        self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """Greedy decoding of a batch of sources: token ids (batch, length), the start token in front.
+        self,
+        inputs: torch.Tensor | Sequence[Any] | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Sequence[Any] | None = None,
+        stopping_criteria: Sequence[Any] | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, torch.Tensor], Sequence[int]] | None = None,
+        assistant_model: T5ForConditionalGeneration | None = None,
+        streamer: Any = None,
+        use_model_defaults: bool | None = None,
+        *,
+        tokenizer: Any = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Decode a batch of sources: token ids (batch * num_return_sequences, length), the start token in front.
 
         The source is `inputs`/`input_ids` (batch, source) with attention_mask, or inputs_embeds, or encoder_outputs;
-        decoder_input_ids forces a prefix. Further keywords override the generation configuration: max_length,
-        max_new_tokens, eos_token_id, pad_token_id, decoder_start_token_id, use_cache, cache_implementation ("dynamic"
-        or "static"). Raises ValueError for an unknown option or a value that makes no sense.
+        decoder_input_ids (with decoder_attention_mask) forces the beginnings of the targets. Further keywords are the
+        options of `GenerationConfig` and win over those of generation_config, which win over the model's own. Without
+        any: greedy search. return_dict_in_generate returns a GenerateEncoderDecoderOutput, or under beams a
+        GenerateBeamEncoderDecoderOutput, with what the output_... options ask for.
+
+        logits_processor and stopping_criteria are lists of objects like those in `quintet`; rows that have ended leave
+        the batch only if all of them have a method `select(rows)`. prefix_allowed_tokens_fn(source, ids) returns the
+        tokens that may follow. assistant_model drafts tokens that this model checks, as prompt_lookup_num_tokens does
+        with tokens of the source. streamer gets tokens as they become certain. constraint (an option) is a list of
+        allowed answers, a regular expression, or a JSON schema. That, and stop_strings, need the tokenizer. seed or
+        generator make sampling repeatable.
+
+        A list of rows of any lengths, or any input with a batch_size, is decoded sorted by length in batches, with a
+        progress bar on a terminal (or `progress`); Ctrl-C then returns what is finished.
+
+        Raises ValueError for unknown options, values that make no sense or contradict each other, and a row where
+        nothing can follow.
         """
-        return decoding.generate(self, inputs, generation_config, **kwargs)
+        if seed is not None:
+            if generator is not None:
+                raise ValueError("give seed or generator, not both")
+            generator = torch.Generator(self.device).manual_seed(seed)
+        call = Call(
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            assistant_model=assistant_model,
+            streamer=streamer,
+            tokenizer=tokenizer,
+            generator=generator,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return decoding.generate(self, inputs, generation_config, call, use_model_defaults, kwargs)
+
+    def compute_transition_scores(
+        self,
+        sequences: torch.Tensor,
+        scores: Sequence[torch.Tensor],
+        beam_indices: torch.Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> torch.Tensor:
+        """The score (rows, new tokens) of each generated token, from what `generate` returned with output_scores.
+
+        sequences (rows, length), a tensor (rows or beams, vocabulary) of scores per step, and under beams beam_indices.
+        With normalize_logits, log-probabilities of scores that are none yet. 0 behind the end of a beam's sequence.
+        """
+        return transition_scores(sequences, scores, beam_indices, normalize_logits)
+
+    def score(
+        self, inputs: Any = None, targets: Any = None, *, tokenizer: Any = None, batch_size: int = 32, **kwargs: Any
+    ) -> ScoreOutput:
+        """The log-probability of given targets, in all and per token: for ranking answers.
+
+        The source is as in `generate` (ids with attention_mask, inputs_embeds, encoder_outputs, or a list of rows), or
+        a text or a list of them with the tokenizer. targets has one entry per source: a list of targets, each a list
+        of token ids (with the end token, if it counts) or a text; or it is a tensor (sources, length) of labels, with
+        -100 behind the end. A single text takes its targets directly. A source is encoded once for all its targets;
+        `batch_size` sources are computed together. Raises ValueError for targets that are empty or do not fit.
+        """
+        return scoring.score(self, inputs, targets, tokenizer, batch_size, kwargs)
+
+    def perplexity(self, data: Iterable[Any], *, tokenizer: Any = None, batch_size: int = 32) -> float:
+        """exp of the mean negative log-probability of a target token, over all targets of a data set.
+
+        data holds pairs (source, target), of ids or, with the tokenizer, of texts; or dicts with input_ids and labels.
+        Raises ValueError for an empty data set, and for an example that is something else.
+        """
+        return scoring.perplexity(self, data, tokenizer, batch_size)
 
 
 class T5EncoderModel(T5PreTrainedModel):
@@ -276,16 +360,6 @@ class T5EncoderModel(T5PreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=self.config.use_return_dict if return_dict is None else return_dict,
         )
-
-
-def as_encoder_output(outputs: Any) -> BaseModelOutput:
-    """What a user passes as encoder_outputs: an output, or a tuple whose first element is the states.
-
-    Raises TypeError if there are no states in it.
-    """
-    fields = outputs.to_tuple() if isinstance(outputs, ModelOutput) else tuple(outputs)
-    checks.check_tensor(fields[0] if fields else None, "encoder_outputs")
-    return outputs if isinstance(outputs, BaseModelOutput) else BaseModelOutput(*fields[:3])
 
 
 def without_decoder(config: T5Config) -> T5Config:

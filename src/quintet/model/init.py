@@ -12,12 +12,32 @@ from torch import nn
 
 from quintet.config import T5Config
 
+FEW_ROWS = 64  # up to here a CPU multiplies faster with the weights on the left
+
 
 class Linear(nn.Linear):
     """A linear layer that is not drawn when it is made: `initialize` does that, or a checkpoint fills it."""
 
     def reset_parameters(self) -> None:
         """Nothing: drawing twice would double the time to build a model."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) to (..., out_features)."""
+        if not self._suits_few_rows(input):
+            return super().forward(input)
+        rows = input.reshape(-1, self.in_features)
+        return torch.mm(self.weight, rows.t()).t().reshape(*input.shape[:-1], self.out_features)
+
+    def _suits_few_rows(self, input: torch.Tensor) -> bool:
+        """Whether this is a decoding step on a CPU in float32.
+
+        BLAS libraries split a product along its left factor. A step has few rows there, and written the other way
+        round, as W x^T, it is 1.2 to 2.5 times as fast for 2 to 64 rows; one row is a product of another kind.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.bias is not None:
+            return False
+        on_cpu = input.device.type == "cpu" and input.dtype == self.weight.dtype == torch.float32
+        return on_cpu and 1 < input.numel() // self.in_features <= FEW_ROWS
 
 
 class Embedding(nn.Embedding):

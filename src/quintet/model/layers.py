@@ -18,6 +18,7 @@ from quintet.config import T5Config
 from quintet.model.activations import ACTIVATIONS
 from quintet.model.attention import AttentionBias, attend
 from quintet.model.init import Embedding, Linear
+from quintet.model.sharing import SourceSharing
 
 
 class KeyValueStore(Protocol):
@@ -42,6 +43,8 @@ class AttentionInputs:
     memory: torch.Tensor | None = None
     """The encoder's states (batch, source, d_model), if this is cross-attention."""
     store: KeyValueStore | None = None
+    sharing: SourceSharing | None = None
+    """Which source each row reads, if several rows read the same one (cross-attention under beams)."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> AttentionInputs:
         """A copy whose tensors are on `device`: `accelerate` calls this between blocks on different devices."""
@@ -112,8 +115,10 @@ class Attention(nn.Module):
     def forward(self, hidden: torch.Tensor, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, queries, d_model) to the same; and the weights (batch, heads, queries, keys) if asked for."""
         key, value = self._keys_values(hidden, inputs)
+        query = self._split_heads(self.q(hidden))
+        sharing = inputs.sharing
         context, weights = attend(
-            self._split_heads(self.q(hidden)),
+            query if sharing is None else sharing.fold(query),
             key,
             value,
             self._bias_of_kept_heads(inputs.bias.dense()),
@@ -122,6 +127,9 @@ class Attention(nn.Module):
             head_mask=inputs.head_mask,
             need_weights=inputs.need_weights,
         )
+        if sharing is not None:
+            context = sharing.unfold(context)
+            weights = None if weights is None else sharing.unfold(weights)
         return self.o(context.transpose(1, 2).flatten(2)), weights
 
     def _keys_values(self, hidden: torch.Tensor, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor]:

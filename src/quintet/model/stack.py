@@ -232,9 +232,11 @@ class T5Stack(nn.Module):
             return None
         batch = this.embeds.shape[0]
         checks.check_embeds(memory, self.config.d_model, "encoder_outputs")
-        if memory.shape[0] != batch:
-            raise ValueError(f"the encoder's batch is {memory.shape[0]}, the decoder's {batch}: they must agree")
-        checks.check_mask(attention_mask, batch, this.embeds.shape[1], memory.shape[1], "attention_mask")
+        sharing = None if this.cache is None else this.cache.sharing
+        sources = batch if sharing is None else sharing.sources
+        if memory.shape[0] != sources:
+            raise ValueError(f"the encoder's batch is {memory.shape[0]}, the decoder's {sources}: they must agree")
+        checks.check_mask(attention_mask, sources, this.embeds.shape[1], memory.shape[1], "attention_mask")
         bias = AttentionBias(mask=None if attention_mask is None else padding_mask(attention_mask, this.embeds.dtype))
         head_masks = self._head_masks(head_mask, "cross_attn_head_mask")
         return [
@@ -245,6 +247,7 @@ class T5Stack(nn.Module):
                 head_masks[layer],
                 memory,
                 None if this.cache is None else SourceStore(this.cache, layer, memory.shape[1]),
+                sharing,
             )
             for layer in range(len(self.block))
         ]
