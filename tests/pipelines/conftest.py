@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import transformers
-from model.reference import make_pair
 
 import quintet
+
+from ..model.reference import make_pair
 
 HEADS = {
     "text-classification": "ForSequenceClassification",

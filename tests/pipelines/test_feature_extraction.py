@@ -12,7 +12,8 @@ import torch
 import transformers
 
 import quintet
-from pipelines.conftest import close
+
+from .conftest import close
 
 Pipes = Callable[..., tuple[Any, Any]]
 TASK = "feature-extraction"

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers.pipelines.pt_utils import KeyDataset
 
 import quintet
-from pipelines.conftest import close
 from quintet.pipelines import base, progress
+
+from .conftest import close
 
 Pipes = Callable[..., tuple[Any, Any]]
 TASK = "text-classification"

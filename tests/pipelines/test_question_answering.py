@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.conftest import close
+from .conftest import close
 
 # The reference hands torch's tensors to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.conftest import close
+from .conftest import close
 
 Pipes = Callable[..., tuple[Any, Any]]
 TASK = "token-classification"

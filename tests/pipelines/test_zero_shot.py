@@ -12,7 +12,8 @@ import torch
 import transformers
 
 import quintet
-from pipelines.conftest import close
+
+from .conftest import close
 
 Pipes = Callable[..., tuple[Any, Any]]
 TASK = "zero-shot-classification"
@@ -24,32 +25,11 @@ TEXTS = [
 LABELS = ["sports", "politics", "dogs and cats"]
 
 
-def score(model: Any, input_ids: Any, targets: Any, attention_mask: Any = None) -> Any:
-    """What `score` promises, the slow way: each answer in a forward pass of its own."""
-    rows = []
-    for row, answers in enumerate(targets):
-        mask = None if attention_mask is None else attention_mask[row : row + 1]
-        losses = [
-            model(input_ids=input_ids[row : row + 1], attention_mask=mask, labels=torch.tensor([answer])).loss
-            * len(answer)
-            for answer in answers
-        ]
-        rows.append(-torch.stack(losses))
-    lengths = torch.tensor([[len(answer) for answer in answers] for answers in targets])
-    return SimpleNamespace(sequence_log_probs=torch.stack(rows), lengths=lengths)
-
-
 @pytest.fixture
-def pipe(make_pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> Any:
-    if not hasattr(quintet.T5ForConditionalGeneration, "score"):
-        monkeypatch.setattr(quintet.T5ForConditionalGeneration, "score", score, raising=False)
-    ours, theirs = models_of(make_pipes)
-    return SimpleNamespace(ours=ours, model=theirs.model, tokenizer=theirs.tokenizer)
-
-
-def models_of(make_pipes: Pipes) -> tuple[Any, Any]:
+def pipe(make_pipes: Pipes) -> Any:
     ours, theirs = make_pipes("text2text-generation")
-    return quintet.pipeline(TASK, model=ours.model, tokenizer=ours.tokenizer), theirs
+    classifier = quintet.pipeline(TASK, model=ours.model, tokenizer=ours.tokenizer)
+    return SimpleNamespace(ours=classifier, model=theirs.model, tokenizer=theirs.tokenizer)
 
 
 @torch.no_grad()

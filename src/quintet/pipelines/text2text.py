@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -112,11 +112,11 @@ class Text2TextGenerationPipeline(Pipeline):
         """The options of `generate`, with what the task, the checkpoint and the reference say where none is given."""
         if given.get("generation_config") is not None:
             return given
-        own, known = self.model.generation_config, {option.name for option in fields(GenerationConfig)}
+        own, known = self.model.generation_config, GenerationConfig.option_names()
         defaults: dict[str, Any] = {}
         if own.max_new_tokens is None and own.max_length == DEFAULT_MAX_LENGTH:
             defaults["max_new_tokens"] = MAX_NEW_TOKENS
-        if getattr(own, "num_beams", 1) == 1:
+        if own.num_beams == 1:
             defaults["num_beams"] = NUM_BEAMS
         if own.pad_token_id is None:
             defaults["pad_token_id"] = self.tokenizer.pad_token_id
