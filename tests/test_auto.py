@@ -153,6 +153,20 @@ def test_byt5(use_fast: bool, tmp_path: Path) -> None:
     assert tokenizer("hé").input_ids == [107, 198, 172, 1]
 
 
+@pytest.mark.parametrize("named", ["ByT5Tokenizer", "BertTokenizer"])
+def test_the_class_may_be_named_in_config_json(named: str, tmp_path: Path) -> None:
+    """As in older checkpoints; the tokenizer's own configuration goes first."""
+    write_config(tmp_path, model_type="t5", tokenizer_class=named)
+    if named == "ByT5Tokenizer":
+        assert type(quintet.AutoTokenizer.from_pretrained(tmp_path)) is quintet.ByT5Tokenizer
+        assert type(transformers.AutoTokenizer.from_pretrained(tmp_path)) is transformers.ByT5Tokenizer
+    else:
+        with pytest.raises(ValueError, match="'BertTokenizer' is not of the T5 family"):
+            quintet.AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}', encoding="utf-8")
+    assert type(quintet.AutoTokenizer.from_pretrained(tmp_path)) is quintet.ByT5Tokenizer
+
+
 def test_a_tokenizer_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"'BertTokenizer' is not of the T5 family; .* T5Tokenizer, .* ByT5Tokenizer"):

@@ -58,7 +58,7 @@ def model(shared: Path) -> Path:
 def expected(model: Path) -> dict[str, str]:
     """What the pipeline answers in this process."""
     texts = [HOUSE, "", SKY]
-    results = quintet.pipeline("text2text-generation", model=model)(texts)
+    results = quintet.pipeline("text2text-generation", model=model, dtype="float32")(texts)
     return {text: result["generated_text"] for text, result in zip(texts, results, strict=True)}
 
 
@@ -93,7 +93,7 @@ def test_no_lines_no_answers(model: Path) -> None:
 
 def test_characters_beyond_ascii(model: Path) -> None:
     text = "translate English to French: The weather is nice today."
-    answer = quintet.pipeline(model=model)(text)[0]["generated_text"]
+    answer = quintet.pipeline(model=model, dtype="float32")(text)[0]["generated_text"]
     assert not answer.isascii()
     assert answers("-m", model, stdin=f"{text}\n".encode()) == [answer]
 

@@ -6,6 +6,8 @@ import os
 from typing import Any, ClassVar
 
 from quintet.config import T5Config
+from quintet.config.t5 import CONFIG_NAME
+from quintet.files import read_json
 from quintet.hub import Source
 from quintet.model import heads, task_heads, variants
 from quintet.tokenizers import ByT5Tokenizer, T5Tokenizer, T5TokenizerFast, TokenizerBase
@@ -52,8 +54,10 @@ class AutoTokenizer(_Auto):
     ) -> TokenizerBase:
         """See `T5TokenizerFast.from_pretrained`. Raises OSError for missing files, ValueError for another family's."""
         source = Source(pretrained_model_name_or_path, **Source.take_options(dict(kwargs)))
-        tokenizer_class = cls._class_for(read_config(source).get("tokenizer_class"), use_fast)
-        return tokenizer_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        saved_class = read_config(source).get("tokenizer_class")
+        if saved_class is None and (model_config := source.find(CONFIG_NAME)) is not None:
+            saved_class = read_json(model_config).get("tokenizer_class")  # older checkpoints name it there
+        return cls._class_for(saved_class, use_fast).from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @staticmethod
     def _class_for(saved_class: str | None, use_fast: bool) -> type[PretrainedTokenizer]:

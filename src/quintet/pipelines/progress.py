@@ -1,0 +1,31 @@
+"""A bar that shows how far a long list is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LONG = 100
+"""Inputs from which on a list is long."""
+
+
+@contextmanager
+def progress_of(title: str, total: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
+    """A function to call after each input; it moves a bar on stderr, or does nothing where none is wanted.
+
+    None wants one for a long list on a terminal. There the bar goes away in the end; a file gets its last state.
+    """
+    if wanted is None:
+        wanted = total >= LONG and sys.stderr.isatty()
+    if not wanted:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
+        bar = progress.add_task(title, total=total)
+        yield lambda: progress.advance(bar)
