@@ -100,15 +100,17 @@ def load(
     )
     dtype = _dtype(request.dtype, config, checkpoint)
     quantization = _quantization(request.quantization, config)
+    config.dtype = dtype
+    own = quantization if isinstance(quantization, QuantizationConfig) else None
+    if own is not None:
+        config.update({"quantization_config": own.to_dict()})
     with torch.device("meta"):
         model = model_class(config)
-        if isinstance(quantization, QuantizationConfig):
-            replace_linears(model, quantization)
-            config.update({"quantization_config": quantization.to_dict()})
+        if own is not None:
+            replace_linears(model, own)
     placement.check_complete(model, request.device_map)
     device = placement.single_device(request.device_map)
     report = _fill(model, checkpoint, dtype, device or torch.device("cpu"), request.ignore_mismatched_sizes)
-    config.dtype = dtype
     model.generation_config = _generation_config(model, source)
     model.eval()
     if isinstance(quantization, TorchAoConfig):
