@@ -209,7 +209,10 @@ def test_quantized_floats_of_another_dtype_and_format(tmp_path):
     full = load(tmp_path, quantization_config="int8")
     name = "decoder.block.1.layer.1.EncDecAttention.k"
     torch.testing.assert_close(
-        quantized_layers(half)[name].dequantized().float(), quantized_layers(full)[name].dequantized(), atol=0.01, rtol=0.02
+        quantized_layers(half)[name].dequantized().float(),
+        quantized_layers(full)[name].dequantized(),
+        atol=0.01,
+        rtol=0.02,
     )
 
 
