@@ -30,7 +30,6 @@ OWN = {
     "int8": "int8",
     "int4": "int4",
     "int4, group 64": QuantizationConfig(4, 64),
-    "int4, lm_head too": QuantizationConfig(4, 32, modules_to_not_convert=()),
 }
 BATCH = 16
 
@@ -39,8 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a folder with an untied, gated checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="a folder with tatoeba/ and scitldr/")
-    parser.add_argument("--sentences", type=int, default=128, help="pairs of each language")
-    parser.add_argument("--summaries", type=int, default=32)
+    parser.add_argument("--sentences", type=int, default=64, help="pairs of each language")
+    parser.add_argument("--summaries", type=int, default=16)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     print(describe())

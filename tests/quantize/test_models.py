@@ -192,6 +192,14 @@ def test_other_layouts(options, tmp_path):
     assert_equal_models(load(tmp_path / "out"), model)
 
 
+@pytest.mark.parametrize("quantization", PRESETS)
+def test_the_reference_cannot_load_it(quantization, tmp_path):
+    """As docs/differences.md says. Better a failure than integers taken for weights."""
+    load(saved(tmp_path), quantization_config=quantization).save_pretrained(tmp_path / "out")
+    with pytest.raises(RuntimeError, match=r"state_dict for Linear"):
+        transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "out")
+
+
 def test_other_heads_load_it(tmp_path):
     model = load(saved(tmp_path), quantization_config="int8")
     model.save_pretrained(tmp_path / "out")
