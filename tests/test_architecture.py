@@ -94,7 +94,7 @@ def modules_loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize("room", [None, *WITHOUT_TORCH])
 def test_importing_loads_no_torch(room: str | None) -> None:
     loaded = modules_loaded_by("import quintet" if room is None else f"import quintet.{room}")
-    assert not loaded & {"torch", "transformers", "accelerate", "torchao"}
+    assert not loaded & {"torch", "transformers", "accelerate", "torchao", "gguf"}
 
 
 def test_every_public_name_is_there() -> None:
@@ -171,6 +171,7 @@ def test_the_public_list_is_the_one_documented() -> None:
         "TopPLogitsWarper",
         "TypicalLogitsWarper",
         "VocabLimitLogitsProcessor",
+        "QuantizationConfig",
         "TorchAoConfig",
         "ModelOutput",
         "BaseModelOutput",

@@ -111,7 +111,7 @@ _PUBLIC = {
         "ZeroShotClassificationPipeline",
         "pipeline",
     ),
-    "quantize": ("TorchAoConfig",),
+    "quantize": ("QuantizationConfig", "TorchAoConfig"),
     "model.variants": tuple(f"{variant}{head}" for variant in ("MT5", "UMT5") for head in _HEADS),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -79,7 +79,8 @@ class _AutoModel(_Auto):
         """See `T5PreTrainedModel.from_pretrained`; ValueError for a model type outside the T5 family."""
         config = kwargs.get("config")
         if config is None:
-            config = T5Config.from_pretrained(pretrained_model_name_or_path, **Source.take_options(dict(kwargs)))
+            options = {"gguf_file": kwargs.get("gguf_file"), **Source.take_options(dict(kwargs))}
+            config = T5Config.from_pretrained(pretrained_model_name_or_path, **options)
         elif not isinstance(config, T5Config):
             config = kwargs["config"] = T5Config.from_pretrained(config)
         return cls._class_for(config).from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -164,6 +164,13 @@ def test_a_space_before_a_closing_token(slow: Pair) -> None:
         assert_cache_changes_nothing(slow.ours, as_generated(ids))
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_more_spaces_than_the_cache_keeps(skip: bool, slow: Pair) -> None:
+    """T5Tokenizer strips them as long as nothing follows."""
+    word, space = slow.ours.convert_tokens_to_ids(["▁house", "▁"])
+    assert_cache_changes_nothing(slow.ours, as_generated([word, *[space] * 150, word]), skip_special_tokens=skip)
+
+
 class Counting:
     """A tokenizer that notes how many ids it is given at once."""
 

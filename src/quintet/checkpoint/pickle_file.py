@@ -32,6 +32,9 @@ class PickleFile:
         """The tensor of that name."""
         return self._tensors[name]
 
+    def release(self) -> None:
+        """Nothing: all tensors of a pickle are held together, and reading it anew would cost more than it gives."""
+
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
     try:

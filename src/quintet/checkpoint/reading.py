@@ -10,8 +10,11 @@ from typing import Protocol
 import torch
 
 from quintet.checkpoint.errors import CheckpointError
+from quintet.checkpoint.gguf_file import GgufFile
 from quintet.checkpoint.pickle_file import PickleFile
 from quintet.checkpoint.safetensors_file import SafetensorsFile
+from quintet.files.gguf import SUFFIX as GGUF_SUFFIX
+from quintet.files.gguf import is_gguf
 from quintet.files.names import layouts
 from quintet.hub import Source
 
@@ -30,6 +33,9 @@ class TensorFile(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor of that name, on the CPU; writing to it must not touch the file."""
+
+    def release(self) -> None:
+        """Let go of what was read so far: the memory is free once none of those tensors is left."""
 
 
 class Checkpoint:
@@ -85,6 +91,14 @@ class Checkpoint:
         """
         return self._file(name).tensor(name)
 
+    def release(self) -> None:
+        """Let go of what was read so far: the memory is free once none of those tensors is left.
+
+        Mapped files count as memory of the process from the moment they are read.
+        """
+        for file in self._opened.values():
+            file.release()
+
     def shape(self, name: str) -> torch.Size:
         """The shape of the tensor of that name; raises as `tensor`."""
         return self.tensor(name).shape
@@ -107,13 +121,20 @@ class Checkpoint:
         return self._opened[filename]
 
 
-def open_checkpoint(source: Source, *, use_safetensors: bool | None = None, variant: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    source: Source, *, use_safetensors: bool | None = None, variant: str | None = None, gguf_file: str | None = None
+) -> Checkpoint:
     """Open the weights that `source` holds; downloads the index or the single file, and shards when they are needed.
 
     Looked for in the reference's order: model.safetensors, its shards, pytorch_model.bin, its shards. `use_safetensors`
-    restricts that to one format; `variant` ("fp16") looks for model.fp16.safetensors and so on. Raises
-    FileNotFoundError if there are no weights, CheckpointError if they cannot be read.
+    restricts that to one format; `variant` ("fp16") looks for model.fp16.safetensors and so on. `gguf_file` names a
+    GGUF file to open instead; `source` may also be such a file. Raises FileNotFoundError if there are no weights,
+    CheckpointError if they cannot be read.
     """
+    if gguf_file is not None:
+        return Checkpoint.of_file(open_file(source.file(gguf_file)))
+    if is_gguf(source.name_or_path):
+        return Checkpoint.of_file(open_file(Path(source.name_or_path)))
     candidates = layouts(variant, use_safetensors=use_safetensors)
     for layout in candidates:
         if (path := source.find(layout.single)) is not None:
@@ -124,14 +145,15 @@ def open_checkpoint(source: Source, *, use_safetensors: bool | None = None, vari
 
 
 def open_file(path: Path) -> TensorFile:
-    """Open one weight file, by its suffix: .safetensors, else a pickle."""
+    """Open one weight file, by its suffix: .safetensors, .gguf, else a pickle."""
     with path.open("rb") as stream:
         start = stream.read(len(_LFS_POINTER))
     if not start:
         raise CheckpointError(f"{path} is empty: fetch or save it again.")
     if start == _LFS_POINTER:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder.")
-    return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
+    formats: dict[str, Callable[[Path], TensorFile]] = {".safetensors": SafetensorsFile, GGUF_SUFFIX: GgufFile}
+    return formats.get(path.suffix, PickleFile)(path)
 
 
 def _sharded(source: Source, index_path: Path) -> Checkpoint:

@@ -20,17 +20,20 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._handle = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{path} is not a whole safetensors file ({error}): fetch or save it again."
-            ) from error
+        self._handle = self._map()
         self.metadata: dict[str, str] = self._handle.metadata() or {}
         self._names = frozenset(self._handle.keys())
         written_by = self.metadata.get("format")
         if written_by in ("tf", "flax"):
             raise CheckpointError(f"{path} holds {written_by} weights, laid out otherwise than PyTorch's: convert it.")
+
+    def _map(self) -> safe_open:
+        try:
+            return safe_open(self.path, framework="pt")
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{self.path} is not a whole safetensors file ({error}): fetch or save it again."
+            ) from error
 
     @property
     def names(self) -> frozenset[str]:
@@ -43,3 +46,7 @@ class SafetensorsFile:
             return self._handle.get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(f"{self.path}: cannot read the tensor {name!r} ({error}).") from error
+
+    def release(self) -> None:
+        """Map the file anew; the former mapping lives as long as any of its tensors."""
+        self._handle = self._map()

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from quintet.config import checks
 from quintet.config.defaults import COMMON, DEFAULT_LABELS, GENERATION, LEGACY
+from quintet.config.gguf import gguf_config
 from quintet.files import read_json, staged
+from quintet.files.gguf import is_gguf
 from quintet.hub import Source
 
 if TYPE_CHECKING:
@@ -254,19 +256,29 @@ class T5Config:
         return cls.from_dict(read_json(Path(json_file)))
 
     @classmethod
-    def get_config_dict(cls, source: Source) -> dict[str, Any]:
-        """The contents of a checkpoint's config.json, or of the JSON file that `source` names."""
+    def get_config_dict(cls, source: Source, gguf_file: str | None = None) -> dict[str, Any]:
+        """The contents of a checkpoint's config.json, or of the JSON file that `source` names.
+
+        The values come from a GGUF file's header if `source` is one, or if it holds `gguf_file` and no config.json.
+        """
         path = Path(source.name_or_path)
+        if is_gguf(path):
+            return gguf_config(path)
+        if gguf_file is not None and source.find(CONFIG_NAME) is None:
+            return gguf_config(source.file(gguf_file))
         return read_json(path if path.is_file() else source.file(CONFIG_NAME))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Read a folder's or a hub repository's config.json, or a JSON file; further keywords override its values.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], gguf_file: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Read the config.json of a folder or hub repository, a JSON file, or a GGUF file (`gguf_file` in a folder).
 
-        Raises OSError if there is no such file, ValueError if it is no valid configuration of the T5 family.
+        Further keywords override its values. Raises OSError if there is no such file, ValueError if it is no valid
+        configuration of the T5 family, ImportError for GGUF without its library.
         """
         source = Source(pretrained_model_name_or_path, **Source.take_options(kwargs))
-        return cls.from_dict(cls.get_config_dict(source), **kwargs)
+        return cls.from_dict(cls.get_config_dict(source, gguf_file), **kwargs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, T5Config) and type(self) is type(other) and vars(self) == vars(other)

@@ -99,8 +99,8 @@ class TextStreamer(BaseStreamer):
     def _let_go(self, text: str) -> None:
         """Keep the text of old tokens in place of the tokens: each step decodes the cache, which must not grow forever.
 
-        Done only where nothing changes: the kept tokens have to decode to the end of the text, also with a closing
-        token, in front of which T5Tokenizer may insert a space far back.
+        Done only where nothing changes: the kept tokens have to decode to the end of the text, and still do so with a
+        closing token behind them, for which T5Tokenizer may insert a space far back.
         """
         kept = self.token_cache[-_KEPT:]
         tail = self._decode(kept)
@@ -108,7 +108,7 @@ class TextStreamer(BaseStreamer):
         eos = getattr(self.tokenizer, "eos_token_id", None)
         closing = [] if eos is None else [eos]
         closed = self._settled + self._decode(self.token_cache + closing)
-        if tail and text == settled + tail and closed == settled + self._decode(kept + closing):
+        if tail and closed == settled + self._decode(kept + closing):
             self._settled, self.token_cache = settled, kept
         self._enough = 2 * len(self.token_cache)
 

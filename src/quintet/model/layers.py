@@ -175,6 +175,8 @@ class Attention(nn.Module):
 
 def _keep(linear: nn.Linear, indices: list[int], dim: int) -> None:
     """Reduce a linear layer to some of its outputs (dim 0) or inputs (dim 1)."""
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"heads of {type(linear).__name__} layers cannot be pruned: prune before quantizing")
     index = torch.tensor(indices, device=linear.weight.device)
     weight = linear.weight.detach().index_select(dim, index)
     linear.weight = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)

@@ -16,14 +16,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from quintet.checkpoint import Checkpoint, open_checkpoint
+from quintet.checkpoint import Checkpoint, Fp8Checkpoint, open_checkpoint
 from quintet.config import T5Config
 from quintet.config.checks import dtype_name
+from quintet.files.gguf import is_gguf
 from quintet.generation.config import GenerationConfig
 from quintet.hub import Source
 from quintet.model import placement
 from quintet.model.init import initialize
-from quintet.quantize import TorchAoConfig
+from quintet.quantize import (
+    Quantization,
+    QuantizationConfig,
+    QuantizedLinear,
+    TorchAoConfig,
+    as_quantization,
+    replace_linears,
+)
 
 if TYPE_CHECKING:
     from quintet.model.pretrained import T5PreTrainedModel
@@ -46,7 +54,8 @@ class Request:
     ignore_mismatched_sizes: bool = False
     use_safetensors: bool | None = None
     variant: str | None = None
-    quantization: TorchAoConfig | None = None
+    gguf_file: str | None = None
+    quantization: Quantization | None = None
 
 
 @dataclass
@@ -80,19 +89,32 @@ def load(
     for ignored in IGNORED_KEYWORDS:
         kwargs.pop(ignored, None)
     placement_options = placement.take_options(kwargs)
-    config = _config(model_class, source, config, kwargs)
-    checkpoint = open_checkpoint(source, use_safetensors=request.use_safetensors, variant=request.variant)
+    config = _config(model_class, source, config, request.gguf_file, kwargs)
+    checkpoint = Fp8Checkpoint(
+        open_checkpoint(
+            source,
+            use_safetensors=request.use_safetensors,
+            variant=request.variant,
+            gguf_file=request.gguf_file,
+        )
+    )
     dtype = _dtype(request.dtype, config, checkpoint)
+    quantization = _quantization(request.quantization, config)
+    config.dtype = dtype
+    own = quantization if isinstance(quantization, QuantizationConfig) else None
+    if own is not None:
+        config.update({"quantization_config": own.to_dict()})
     with torch.device("meta"):
         model = model_class(config)
+        if own is not None:
+            replace_linears(model, own)
     placement.check_complete(model, request.device_map)
     device = placement.single_device(request.device_map)
     report = _fill(model, checkpoint, dtype, device or torch.device("cpu"), request.ignore_mismatched_sizes)
-    config.dtype = dtype
     model.generation_config = _generation_config(model, source)
     model.eval()
-    if request.quantization is not None:
-        request.quantization.apply(model)
+    if isinstance(quantization, TorchAoConfig):
+        quantization.apply(model)
     if device is None:
         model = placement.spread(model, request.device_map, **placement_options)
     return model, report
@@ -102,6 +124,7 @@ def _config(
     model_class: type[T5PreTrainedModel],
     source: Source,
     config: T5Config | str | os.PathLike[str] | None,
+    gguf_file: str | None,
     overrides: dict[str, Any],
 ) -> T5Config:
     if isinstance(config, T5Config):
@@ -110,7 +133,8 @@ def _config(
         config_class = type(config)
     else:
         config_class = model_class.config_class
-        values = config_class.get_config_dict(source if config is None else Source(config))
+        read = config_class.get_config_dict
+        values = read(source, gguf_file) if config is None else read(Source(config))
     values["name_or_path"] = str(source)
     resolved, unknown = config_class.from_dict(values, return_unused_kwargs=True, **overrides)
     if unknown:
@@ -130,6 +154,14 @@ def _dtype(wanted: torch.dtype | str | None, config: T5Config, checkpoint: Check
         return config.dtype
     dtypes = (checkpoint.dtype(name) for name in checkpoint)
     return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.get_default_dtype())
+
+
+def _quantization(wanted: Quantization | None, config: T5Config) -> Quantization | None:
+    """What the caller wants, or else what the checkpoint is; ValueError if it is already something else."""
+    stored = as_quantization(getattr(config, "quantization_config", None))
+    if wanted is not None and stored is not None and wanted != stored:
+        raise ValueError(f"{config.name_or_path} is already quantized, as {stored}; it cannot become {wanted}")
+    return stored if wanted is None else wanted
 
 
 class _Names:
@@ -163,17 +195,30 @@ def _fill(
 ) -> Report:
     names, report = _Names(checkpoint), Report()
     filled: dict[nn.Parameter, nn.Parameter] = {}  # a tied parameter comes twice and is read once
+    to_round = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, QuantizedLinear) and names.find(f"{path}.weight_scale") is None
+    }
     for path, module in model.named_modules():
+        if path in to_round:
+            name = f"{path}.weight"
+            _round(
+                to_round[path], names.find(name), checkpoint, name, _target_dtype(model, name, dtype), device, report
+            )
+            continue
         for leaf, expected in module._parameters.items():
             if expected is None:
                 continue
             if expected not in filled:
                 name = f"{path}.{leaf}"
-                target = _target_dtype(model, name, dtype)
-                tensor = _fitting(names.find(name), checkpoint, name, expected.shape, report)
+                target = _target_dtype(model, name, dtype) if expected.is_floating_point() else expected.dtype
+                tensor = _fitting(names.find(name), checkpoint, name, expected, report)
                 if tensor is None:
                     tensor = torch.empty(expected.shape, dtype=target, device=device)
-                filled[expected] = nn.Parameter(tensor.to(device=device, dtype=target), expected.requires_grad)
+                # Copied where weights are rounded: a view of the file would keep all of it in memory.
+                tensor = tensor.to(device=device, dtype=target, copy=bool(to_round))
+                filled[expected] = nn.Parameter(tensor, expected.requires_grad)
             module._parameters[leaf] = filled[expected]
     every_name = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     report.unexpected = names.unused(every_name, model.unused_in_checkpoint)
@@ -181,17 +226,46 @@ def _fill(
     return report
 
 
+def _round(
+    layer: QuantizedLinear,
+    stored: str | None,
+    checkpoint: Checkpoint,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    report: Report,
+) -> None:
+    """Quantize one layer from the floats of the checkpoint, and give back the memory that reading them took."""
+    expected = torch.empty(layer.out_features, layer.in_features, device="meta")
+    tensor = _fitting(stored, checkpoint, name, expected, report)
+    if tensor is None:
+        return
+    try:
+        layer.round_from(tensor, dtype, device)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be quantized: {error}") from error
+    checkpoint.release()
+
+
 def _fitting(
-    stored: str | None, checkpoint: Checkpoint, name: str, shape: torch.Size, report: Report
+    stored: str | None, checkpoint: Checkpoint, name: str, expected: torch.Tensor, report: Report
 ) -> torch.Tensor | None:
-    """The checkpoint's tensor for a parameter; None, and a line in the report, if there is none of that shape."""
+    """The checkpoint's tensor for a parameter; None, and a line in the report, if there is none of that shape.
+
+    RuntimeError if it holds integers where floats are expected, or the reverse: converting one would give nonsense.
+    """
     if stored is None:
         report.missing.append(name)
         return None
     tensor = checkpoint.tensor(stored)
-    if tensor.shape == shape:
+    if tensor.is_floating_point() != expected.is_floating_point():
+        raise RuntimeError(
+            f"the checkpoint holds {stored} as {tensor.dtype}, which the configuration does not say: quantized weights "
+            "are loaded with the config.json that was saved with them"
+        )
+    if tensor.shape == expected.shape:
         return tensor
-    report.mismatched[name] = (tensor.shape, shape)
+    report.mismatched[name] = (tensor.shape, expected.shape)
     return None
 
 
@@ -210,8 +284,14 @@ def _finish(model: T5PreTrainedModel, report: Report, ignore_mismatched_sizes: b
             f"the checkpoint {origin} does not fit {name} with this configuration: {', '.join(sizes)}. "
             "Pass ignore_mismatched_sizes=True to draw these weights anew"
         )
+    unfilled = {*report.missing, *report.mismatched}
+    if lost := sorted(name for name in unfilled if not model.get_parameter(name).is_floating_point()):
+        raise RuntimeError(
+            f"the checkpoint {origin} has no fitting weights for {', '.join(lost)}, and quantized ones cannot be "
+            "drawn: load it without quantization_config"
+        )
     if report.missing or sizes:
-        initialize(model, model.config, {*report.missing, *report.mismatched})
+        initialize(model, model.config, unfilled)
         logger.warning(
             "%s: the checkpoint %s has no fitting weights for %s. They are newly initialised: train the model first.",
             name,
@@ -226,4 +306,6 @@ def _finish(model: T5PreTrainedModel, report: Report, ignore_mismatched_sizes: b
 def _generation_config(model: T5PreTrainedModel, source: Source) -> GenerationConfig | None:
     if model.get_output_embeddings() is None:
         return None
+    if is_gguf(source.name_or_path):
+        return GenerationConfig.from_model_config(model.config)
     return GenerationConfig.for_model(model.config, source)

@@ -17,7 +17,7 @@ from quintet.model import embeddings, loading
 from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
 from quintet.model.stack import T5Stack
-from quintet.quantize import TorchAoConfig
+from quintet.quantize import Quantization, QuantizedLinear, as_quantization
 
 
 class T5PreTrainedModel(nn.Module):
@@ -68,17 +68,26 @@ class T5PreTrainedModel(nn.Module):
         output_loading_info: bool = False,
         use_safetensors: bool | None = None,
         variant: str | None = None,
-        quantization_config: TorchAoConfig | None = None,
+        gguf_file: str | None = None,
+        quantization_config: Quantization | Mapping[str, Any] | str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load a model from a folder or a hub repository; it comes in evaluation mode.
+        """Load a model from a folder, a hub repository or a GGUF file; it comes in evaluation mode.
 
         dtype is a torch dtype or its name, "auto" for the checkpoint's, float32 if not given; float16 keeps `wo` in
         float32. device_map is a device, "auto", or a dictionary from modules to devices (`accelerate` is needed for
         more than one). Hub options: revision, cache_dir, token, subfolder, local_files_only, force_download. Further
         keywords override the configuration (num_labels=3). Weights the checkpoint lacks are drawn as before training
-        and named in one warning. quantization_config is applied to the finished model. With `output_loading_info`,
-        returns (model, report) with the keys missing_keys, unexpected_keys, mismatched_keys and error_msgs.
+        and named in one warning. With `output_loading_info`, returns (model, report) with the keys missing_keys,
+        unexpected_keys, mismatched_keys and error_msgs.
+
+        gguf_file names a GGUF file of the folder or repository to load instead of its other weights (the extra `gguf`
+        is needed); its header gives the configuration where there is no config.json. Weights of 8-bit floats are
+        multiplied by their scales.
+
+        quantization_config is "int8", "int4" or a QuantizationConfig, which round each weight as it is read, so that
+        the floats are never all in memory; or a TorchAoConfig, applied to the finished model. A folder that such a
+        rounded model was saved into is loaded without it.
 
         Weights are memory-mapped: a load that changes no dtype reads only what is used. Raises OSError for files that
         are missing or damaged, ValueError for a wrong option or configuration, TypeError for an unknown keyword, and
@@ -90,7 +99,8 @@ class T5PreTrainedModel(nn.Module):
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             use_safetensors=use_safetensors,
             variant=variant,
-            quantization=quantization_config,
+            gguf_file=gguf_file,
+            quantization=as_quantization(quantization_config),
         )
         model, report = loading.load(cls, pretrained_model_name_or_path, config, request, kwargs)
         return (model, report.to_dict()) if output_loading_info else model
@@ -231,11 +241,17 @@ class T5PreTrainedModel(nn.Module):
             stack.backend = attn_implementation
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many parameters there are, tied ones counted once; embeddings include those of relative positions."""
+        """How many parameters there are; tied ones count once, quantized weights as the floats they stand for.
+
+        Embeddings include those of relative positions.
+        """
         skipped = {
             id(module.weight) for module in self.modules() if exclude_embeddings and isinstance(module, nn.Embedding)
         }
-        return sum(
+        quantized = [module for module in self.modules() if isinstance(module, QuantizedLinear)]
+        skipped |= {id(parameter) for module in quantized for parameter in module.parameters()}
+        rounded = 0 if only_trainable else sum(module.in_features * module.out_features for module in quantized)
+        return rounded + sum(
             parameter.numel()
             for parameter in self.parameters()
             if id(parameter) not in skipped and (parameter.requires_grad or not only_trainable)

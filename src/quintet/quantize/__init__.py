@@ -1,5 +1,14 @@
-"""Quantization: transforms of finished models."""
+"""Quantization: weights as small integers. quintet's own (`config.py`), and torchao's for those who have it."""
 
+from quintet.quantize.config import Quantization, QuantizationConfig, as_quantization
+from quintet.quantize.linear import QuantizedLinear, replace_linears
 from quintet.quantize.torchao import TorchAoConfig
 
-__all__ = ["TorchAoConfig"]
+__all__ = [
+    "Quantization",
+    "QuantizationConfig",
+    "QuantizedLinear",
+    "TorchAoConfig",
+    "as_quantization",
+    "replace_linears",
+]

@@ -1,0 +1,49 @@
+"""Rounding while loading: the floats are never all in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import quintet
+
+SIZES = {"vocab_size": 512, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
+
+# Prints how far the process's memory rises above what it was, at most and in the end, in MB.
+MEASURE = """
+import sys, quintet
+from pathlib import Path
+
+def resident(key):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1000
+
+small, large, quantization = sys.argv[1:]
+load = quintet.T5ForConditionalGeneration.from_pretrained
+load(small, quantization_config=quantization)
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+model = load(large, quantization_config=quantization)
+print(resident("VmHWM") - before, resident("VmRSS") - before, sum(p.nbytes for p in model.parameters()) / 1e6)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's account of memory")
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_the_peak_is_the_rounded_weights_and_one_tensor(quantization, tmp_path):
+    large, small = tmp_path / "large", tmp_path / "small"
+    for folder, sizes in ((large, SIZES), (small, SIZES | {"num_layers": 1})):
+        quintet.T5ForConditionalGeneration(quintet.T5Config(**sizes)).save_pretrained(folder)
+    floats = (large / "model.safetensors").stat().st_size / 1e6
+    arguments = [sys.executable, "-c", MEASURE, str(small), str(large), quantization]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    peak, after, rounded = map(float, result.stdout.split())
+    tensor = SIZES["d_model"] * SIZES["d_ff"] * 4 / 1e6
+    assert rounded < floats * 0.3
+    assert after < rounded + 2 * tensor
+    # While a tensor is rounded, there are the floats of the file, their quotients, and the integers.
+    assert peak < rounded + 4 * tensor + 10
+    assert peak < floats / 2
