@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from model.reference import make_batch, make_pair
 from safetensors.torch import load_file, save_file
 
 import quintet
+
+from ..model.reference import make_batch, make_pair
 
 LARGEST = 448.0  # of float8_e4m3fn
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 import transformers
 from gguf import GGMLQuantizationType as Kind
-from model.reference import make_batch, make_pair
 
 import quintet
 from quintet.checkpoint.gguf_names import from_gguf, to_gguf
+
+from ..model.reference import make_batch, make_pair
 
 SIZES = {"d_model": 256, "d_ff": 512, "num_heads": 4, "d_kv": 64}  # blocks of some types hold 256 values
 HEAD = "ForConditionalGeneration"

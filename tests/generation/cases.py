@@ -199,7 +199,6 @@ STRATEGIES = {**GREEDY, **SAMPLING, **BEAMS, **BEAM_SAMPLING, **GROUPS, **WORDS,
 SHAPED = (
     "greedy",
     "sample",
-    "all-filters",
     "beams-4",
     "beams-3-early",
     "beam-sample",

@@ -77,7 +77,7 @@ def padded(rows: list[int], extra: int, side: str) -> dict[str, Tensor]:
     side=st.sampled_from(["left", "right"]),
     variant=st.sampled_from(["t5", "umt5", "wide"]),
 )
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_a_row_is_answered_as_if_it_were_alone(
     strategy: str, rows: list[int], extra: int, side: str, variant: str
 ) -> None:
@@ -86,7 +86,7 @@ def test_a_row_is_answered_as_if_it_were_alone(
     assert answers(tokens, variant, len(rows)) == [alone(strategy, variant)[row] for row in rows]
 
 
-@pytest.mark.parametrize("strategy", DETERMINISTIC)
+@pytest.mark.parametrize("strategy", ["greedy", "beams-4", "groups-2", "choice"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_answers_its_rows_one_by_one(variant: str, strategy: str) -> None:
     tokens = lively_pair(variant).ours.generate(**source("left"), **options(strategy, variant))

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from model.reference import EOS, HEADS, PAD, SIZES, VARIANTS, Pair, assert_same, make_batch, make_pair
 from safetensors.torch import load_file, save_file
 
 import quintet
 from quintet.quantize import QuantizationConfig, QuantizedLinear
+
+from ..model.reference import EOS, HEADS, PAD, SIZES, VARIANTS, Pair, assert_same, make_batch, make_pair
 
 PRESETS = ("int8", "int4")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -6,6 +6,7 @@ Both keep finished targets in a list per group; the reference decides in that wa
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -275,11 +276,12 @@ class _GroupedSearch:
 
 
 def _in_turns(candidates: list[Candidate], banks: list[int]) -> list[Candidate]:
-    """The best of each bank, highest bank first, then the second best of each, and so on."""
+    """The best of each bank, highest bank first, then the second best of each, and so on.
+
+    As in the reference, banks are told apart by 100, so candidates with less than that in log-probability stand behind
+    those of lower banks, and begin a turn of their own there.
+    """
     order = sorted(range(len(candidates)), key=lambda place: banks[place] * 100 + candidates[place][0], reverse=True)
-    turn: dict[int, int] = {}
-    ranks = []
-    for place in order:
-        turn[banks[place]] = turn.get(banks[place], -1) + 1
-        ranks.append(turn[banks[place]])
-    return [candidates[place] for _, place in sorted(zip(ranks, order, strict=True), key=lambda pair: pair[0])]
+    turns = [turn for _, run in itertools.groupby(order, key=banks.__getitem__) for turn, _ in enumerate(run)]
+    ranked = sorted(zip(turns, order, strict=True), key=lambda pair: pair[0])
+    return [candidates[place] for _, place in ranked]
