@@ -254,3 +254,16 @@ def test_contrastive_search_is_no_greedy_search() -> None:
     answer = contrastive_answer("v1.1", 0.6, 4, 6, "right")
     plain = lively_pair("v1.1").theirs.generate(**source(), max_new_tokens=6)
     assert answer.shape != plain.shape or not torch.equal(answer, plain)
+
+
+@pytest.mark.parametrize("penalty", [0.5, 0.95])
+def test_contrastive_search_says_no_forbidden_word(penalty: float) -> None:
+    """A word of probability zero is no candidate, however unlike the others its state is."""
+    answer = lively_pair("v1.1").ours.generate(
+        **source(),
+        penalty_alpha=penalty,
+        top_k=8,
+        max_new_tokens=6,
+        prefix_allowed_tokens_fn=lambda row, tokens: [20, 21],
+    )
+    assert set(answer[:, 1:].flatten().tolist()) == {20, 21}

@@ -29,7 +29,8 @@ def contrastive_search(session: StatefulSession, prefix: torch.Tensor, search: S
         logits, states = session.step_states(tokens.view(-1, 1))
         tried = F.normalize(states.float(), dim=-1).view(*tokens.shape, -1)
         likeness = torch.matmul(tried, context.transpose(1, 2)).amax(dim=-1)
-        best = ((1 - alpha) * probabilities - alpha * likeness).argmax(dim=-1)
+        value = (1 - alpha) * probabilities - alpha * likeness
+        best = value.masked_fill(probabilities == 0, -torch.inf).argmax(dim=-1)  # the impossible is no choice
         left = targets.append(tokens[rows, best])
         chosen = (rows * width + best)[left]
         session.select(chosen)
