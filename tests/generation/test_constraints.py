@@ -169,7 +169,7 @@ EXPRESSIONS = [
     re.compile("straße|k+", re.IGNORECASE),
     r"^[^aeiou]{1,5}$",
     r"\s*\S{1,9}\s?",
-    r"(a|b \.)c?",
+    r"(a|b \.|\{)c?~?",
     r"[a-z]{1,9}( [.,!?a-z']{1,3}){1,3}",
 ]
 

@@ -12,7 +12,8 @@ import quintet
 
 SIZES = {"vocab_size": 512, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
 
-# Prints how far the process's memory rises above what it was, at most and in the end, in MB.
+# Prints how far the process's memory rises above what it was, at most and in the end, in MB. Pages of the mapped file
+# that the system has not taken back yet are no memory the process needs, so they do not count.
 MEASURE = """
 import sys, quintet
 from pathlib import Path
@@ -25,8 +26,9 @@ small, large, quantization = sys.argv[1:]
 load = quintet.T5ForConditionalGeneration.from_pretrained
 load(small, quantization_config=quantization)
 Path("/proc/self/clear_refs").write_text("5")
-before = resident("VmRSS")
+before, file_before = resident("VmRSS"), resident("RssFile")
 model = load(large, quantization_config=quantization)
+before += resident("RssFile") - file_before
 print(resident("VmHWM") - before, resident("VmRSS") - before, sum(p.nbytes for p in model.parameters()) / 1e6)
 """
 
