@@ -218,3 +218,9 @@ def test_debug_shows_where_an_error_comes_from(model: Path) -> None:
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr.startswith(b"Traceback (most recent call last)")
     assert b"ValueError: task 'nonsense' is not known" in result.stderr
+
+
+def test_a_task_that_gives_no_text_is_refused(model: Path) -> None:
+    assert "feature-extraction gives no text to print" in complaint(
+        "a", "--model", model, "--task", "feature-extraction"
+    )

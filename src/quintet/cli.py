@@ -84,6 +84,8 @@ def _answers(
 
     runner = pipeline(task, model=model, device=device, dtype=dtype, batch_size=batch_size)
     lines = texts if texts else _lines()
+    if not hasattr(runner, "stream"):
+        raise Failure(f"{task} gives no text to print: use quintet.pipeline({task!r}, ...) in Python")
     yield from runner.stream(lines, max_new_tokens=max_new_tokens)
 
 

@@ -93,6 +93,17 @@ def test_every_variant_answers_its_rows_one_by_one(variant: str, strategy: str) 
     assert answers(tokens, variant, ROWS) == alone(strategy, variant)
 
 
+@pytest.mark.parametrize("strategy", ["greedy", "beams-4", "beams-3-early", "groups-2", "groups-early", "choice"])
+def test_what_looks_at_the_source_keeps_to_its_row(strategy: str) -> None:
+    """When other rows have left the batch, too. Padding is kept out of it: the source's words include its padding."""
+    shaping = {"encoder_repetition_penalty": 1.8, "encoder_no_repeat_ngram_size": 2, "suppress_tokens": [PAD]}
+    for variant in VARIANTS:
+        model, arguments = lively_pair(variant).ours, {**options(strategy, variant), **shaping}
+        together = answers(model.generate(**source("left"), **arguments), variant, ROWS)
+        lonely = [answers(model.generate(**bare(row), **arguments), variant, rows=1)[0] for row in range(ROWS)]
+        assert together == lonely, variant
+
+
 @pytest.mark.parametrize("cached", [{"cache_implementation": "static"}, {"use_cache": False}], ids=["static", "none"])
 @pytest.mark.parametrize("strategy", [*DETERMINISTIC, "sample", "all-filters", "beam-sample"])
 @pytest.mark.parametrize("variant", ["t5", "umt5", "deep-decoder", "deep-encoder"])

@@ -258,8 +258,9 @@ def _contrastive_row(model: Any, row: dict[str, Tensor], penalty: float, width: 
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize(("penalty", "width"), [(0.6, 4), (0.3, 8), (0.9, 2)])
-@pytest.mark.parametrize("variant", ["t5", "v1.1", "umt5"])
+@pytest.mark.parametrize(
+    ("variant", "penalty", "width"), [("t5", 0.6, 4), ("v1.1", 0.3, 8), ("umt5", 0.9, 2), ("wide", 0.6, 5)]
+)
 def test_contrastive_search_is_that_of_the_paper(variant: str, penalty: float, width: int, padding: str) -> None:
     answer = lively_pair(variant).ours.generate(**source(padding), penalty_alpha=penalty, top_k=width, max_new_tokens=6)
     assert torch.equal(answer, contrastive_answer(variant, penalty, width, 6, padding))
