@@ -103,12 +103,20 @@ def _batches(tokenizer: Any, pairs: list[tuple[str, str]]) -> Iterator[dict[str,
 # -- figures
 
 
+def _dequantize_torchao(model: Any) -> None:
+    """Give layers that torchao rounded their floats back: the same values, without its slow float32 kernels."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and hasattr(module.weight, "__tensor_flatten__"):
+            module.weight = torch.nn.Parameter(module.weight.dequantize(), requires_grad=False)
+
+
 @torch.inference_mode()
 def _figures(
     model: Any, batches: dict[str, list[dict[str, torch.Tensor]]], reference: dict[str, Any]
 ) -> dict[str, Any]:
     """Figures of a model; those of float32 come first and leave in `reference` what the others are compared with."""
     figures: dict[str, Any] = {"megabytes": sum(map(_nbytes, model.parameters())) / 1e6}
+    _dequantize_torchao(model)
     for name, group in batches.items():
         predicted = _predictions(model, group)
         generated = [row for batch in group for row in _generations(model, batch)]
