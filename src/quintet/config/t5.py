@@ -183,6 +183,10 @@ class T5Config:
         """Whether forward returns named outputs when not told otherwise."""
         return self.return_dict and not self.torchscript
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> T5Config:
+        """The configuration itself: libraries ask for the part that describes text, and T5 has no other."""
+        return self
+
     def validate(self) -> None:
         """Raise ValueError if no model can be built from the values, naming the first wrong field."""
         checks.check(self)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from quintet.config import T5Config
 from quintet.files import read_json, staged
@@ -98,6 +98,8 @@ class GenerationConfig:
     transformers_version: str | None = field(default=None, repr=False, compare=False)
     derived_from: dict[str, Any] | None = field(default=None, repr=False, compare=False)
     """The values read from a model's configuration, if they came from there; see `followed`."""
+
+    _from_model_config: ClassVar[bool] = False  # `Seq2SeqTrainer` asks whether it has to stop us from following it
 
     def __post_init__(self) -> None:
         self.validate()

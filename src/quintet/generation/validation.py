@@ -45,8 +45,9 @@ NOT_SUPPORTED = {  # option: the values that ask for nothing
 }
 """What the reference's `generate` takes and quintet does not do: refused by name."""
 
-ACCEPTED = ("disable_compile", "synced_gpus", "trust_remote_code", "assistant_lookbehind", "target_lookbehind")
-"""What the reference takes and what changes nothing here: nothing is compiled, and no code is loaded."""
+ACCEPTED = ("disable_compile", "synced_gpus", "trust_remote_code", "assistant_lookbehind", "target_lookbehind", "labels")
+"""What the reference takes and what changes nothing here: nothing is compiled, and no code is loaded. Labels come along
+when a trainer evaluates: it passes its whole batch on."""
 
 SAMPLING_ONLY = {  # option: the values that leave the scores alone
     "temperature": (None, 1.0),

@@ -237,6 +237,16 @@ class T5ForConditionalGeneration(EncoderDecoder):
         """Labels (batch, target) shifted right, as data collators want it."""
         return self._shift_right(labels)
 
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, past_key_values: EncoderDecoderCache | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The keywords of the forward pass that continues targets (batch, target): for decoding loops of others.
+
+        Tokens whose keys and values are cached are left out; further keywords of `forward` are passed on.
+        """
+        cached = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {"decoder_input_ids": input_ids[:, cached:], "past_key_values": past_key_values, **kwargs}
+
     def generate(
         self,
         inputs: torch.Tensor | Sequence[Any] | None = None,

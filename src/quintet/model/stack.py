@@ -188,8 +188,9 @@ class T5Stack(nn.Module):
         if past is not None:
             if not isinstance(past, EncoderDecoderCache):
                 raise TypeError(
-                    f"past_key_values must be an EncoderDecoderCache, got {type(past).__name__}; tuples of tensors "
-                    "become one by EncoderDecoderCache.from_legacy_cache"
+                    "past_key_values must be a quintet.EncoderDecoderCache, "
+                    f"got {type(past).__module__}.{type(past).__name__}; tuples of tensors become one by "
+                    "EncoderDecoderCache.from_legacy_cache"
                 )
             if past.batch_size not in (None, batch):
                 raise ValueError(f"past_key_values hold a batch of {past.batch_size}, the input one of {batch}")
