@@ -45,7 +45,14 @@ NOT_SUPPORTED = {  # option: the values that ask for nothing
 }
 """What the reference's `generate` takes and quintet does not do: refused by name."""
 
-ACCEPTED = ("disable_compile", "synced_gpus", "trust_remote_code", "assistant_lookbehind", "target_lookbehind", "labels")
+ACCEPTED = (
+    "disable_compile",
+    "synced_gpus",
+    "trust_remote_code",
+    "assistant_lookbehind",
+    "target_lookbehind",
+    "labels",
+)
 """What the reference takes and what changes nothing here: nothing is compiled, and no code is loaded. Labels come along
 when a trainer evaluates: it passes its whole batch on."""
 
