@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import quintet
-from quintet import cli
+from quintet.cli.run import as_text
 
 PROGRAM = Path(sys.executable).with_name("quintet")
 HOUSE = "translate English to German: The house is wonderful."
@@ -119,10 +119,8 @@ def test_max_new_tokens(model: Path) -> None:
     assert answers(HOUSE, "-m", model, "--max-new-tokens", "2") == ["Das Haus"]
 
 
-def test_an_answer_stays_on_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "_answers", lambda *_arguments: ["two\nlines", "one"])
-    cli.run(["text"], model="model")
-    assert capsys.readouterr().out == "two lines\none\n"
+def test_an_answer_stays_on_its_line() -> None:
+    assert as_text([{"generated_text": "two\nlines"}]) == "two lines"
 
 
 # -- what is not an answer
@@ -136,7 +134,18 @@ def test_version() -> None:
 def test_help() -> None:
     result = run("run", "--help")
     assert (result.returncode, result.stderr) == (0, b"")
-    for option in ("--model", "--task", "--device", "--dtype", "--batch-size", "--max-new-tokens", "--debug"):
+    for option in (
+        "--model",
+        "--task",
+        "--device",
+        "--dtype",
+        "--batch-size",
+        "--max-new-tokens",
+        "--debug",
+        "--json",
+        "--input",
+        "--output",
+    ):
         assert option.encode() in result.stdout
 
 

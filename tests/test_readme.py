@@ -30,12 +30,23 @@ def test_the_examples(number: int, checkpoint: str, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.splitlines() == promised
 
 
-def test_the_command_line(checkpoint: str) -> None:
-    command, answer = blocks("console")[0].splitlines()[:2]
+def commands() -> list[tuple[str, list[str]]]:
+    """The command lines that are shown with what they print, and those lines."""
+    found: list[tuple[str, list[str]]] = []
+    for line in "".join(blocks("console")).splitlines():
+        if line.startswith("$ "):
+            found.append((line.removeprefix("$ "), []))
+        elif found:
+            found[-1][1].append(line)
+    return [(command, printed) for command, printed in found if "quintet" in command]
+
+
+@pytest.mark.parametrize(("command", "printed"), commands(), ids=[command[:40] for command, _ in commands()])
+def test_the_command_line(command: str, printed: list[str], checkpoint: str, tmp_path: Path) -> None:
     program = str(Path(sys.executable).with_name("quintet"))
-    command = command.removeprefix("$ ").replace(PUBLISHED, checkpoint).replace("quintet", program, 1)
-    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines() == [answer]
+    command = re.sub(r"\bquintet ", f"{program} ", command.replace(PUBLISHED, checkpoint), count=1)
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout.splitlines() == printed
     assert result.stderr == ""
 
 
