@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import quintet
+from quintet import TorchAoConfig
 from quintet.quantize import QuantizationConfig, QuantizedLinear
 
 from ..model.reference import EOS, HEADS, PAD, SIZES, VARIANTS, Pair, assert_same, make_batch, make_pair
@@ -352,3 +354,20 @@ def test_absent_and_unfit_weights_are_refused(tmp_path):
     change_weights(folder, lambda weights: weights.update({name: torch.full((64, 32), torch.nan)}))
     with pytest.raises(ValueError, match=f"{name} cannot be quantized: the weight is not finite"):
         load(folder, quantization_config="int8")
+
+
+def test_a_missing_torchao_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    model = make_pair("ForConditionalGeneration").ours
+    with pytest.raises(ImportError, match=r"pip install 'quintet\[torchao\]'"):
+        TorchAoConfig("int8_weight_only").apply(model)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_weights_of_torchao_are_not_saved(tmp_path: Path) -> None:
+    """Their memory is not their own: the message must not speak of tied weights."""
+    pytest.importorskip("torchao")
+    model = load(saved(tmp_path), quantization_config=TorchAoConfig("int8_weight_only"))
+    with pytest.raises(ValueError, match="of another library. Save the model without its quantization"):
+        model.save_pretrained(tmp_path / "rounded")
+    assert not (tmp_path / "rounded" / "config.json").exists()

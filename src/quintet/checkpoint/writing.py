@@ -59,6 +59,11 @@ def _check(tensors: Mapping[str, torch.Tensor]) -> None:
             raise ValueError(
                 f"Cannot save {name!r}: it must be a dense tensor with data, and is {tensor.layout} on {tensor.device}."
             )
+        if hasattr(tensor, "__tensor_flatten__"):  # a wrapper of other tensors, whose memory is not its own
+            raise ValueError(
+                f"Cannot save {name!r}: it is a {type(tensor).__name__} of another library. Save the model without its "
+                'quantization; weights that quintet rounds itself (quantization_config="int8") are saved.'
+            )
     spans = sorted((str(tensor.device), *_span(tensor), name) for name, tensor in tensors.items() if tensor.numel())
     for (device, _, end, name), (other_device, start, _, other_name) in pairwise(spans):
         if device == other_device and start < end:
