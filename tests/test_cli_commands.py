@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,19 @@ def test_a_terminal_sees_the_answer_grow(model: Path) -> None:
     written = os.read(leader, 4096).decode("utf-8")
     os.close(leader)
     assert written.replace("\r\n", "\n") == "Das Haus ist wunderbar.\n"
+
+
+def test_ctrl_c_keeps_what_is_done(model: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "in.txt"
+    lines.write_text(f"{HOUSE}\n" * 1000)
+    command = [PROGRAM, "run", "-m", model, "--num-beams", "1", "--input", lines]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, complaints = process.communicate()
+    assert (process.returncode, complaints) == (130, b"")
+    assert {first, *rest.splitlines(keepends=True)} == {b"Das Haus ist wunderbar.\n"}
 
 
 # -- score, info, convert, bench, attention
