@@ -77,7 +77,7 @@ def test_other_tasks_run(classifier: Path) -> None:
     assert float(score) == pytest.approx(theirs["score"], abs=1e-3)
 
 
-def test_a_head_that_does_not_fit_is_refused(model: Path) -> None:
+def test_zero_shot_needs_labels(model: Path) -> None:
     assert "--labels" in complaint(SKY, "-m", model, "--task", "zero-shot-classification")
 
 

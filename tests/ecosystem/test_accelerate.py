@@ -8,21 +8,18 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from ..model.reference import make_batch, make_labels, make_pair
-
-HEAD = "ForConditionalGeneration"
+from ..model.reference import make_pair
+from .batches import BATCH, HEAD
 
 
 def test_a_prepared_model_trains_as_the_reference_and_is_saved(tmp_path: Path) -> None:
-    batch = make_batch(HEAD)
-    batch = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], **make_labels(HEAD, batch)}
     losses = []
     for model in make_pair(HEAD, "v1.1", "sdpa"):
         accelerator = Accelerator(cpu=True)
         prepared, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
         own = []
         for _ in range(5):
-            loss = prepared(**batch).loss
+            loss = prepared(**BATCH).loss
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()

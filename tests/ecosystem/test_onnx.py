@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ NEW = 10
 @pytest.fixture(scope="module", params=["v1.1", "umt5"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model, and the two graphs of it."""
-    import warnings
-
     model, folder = make_pair("ForConditionalGeneration", request.param, "sdpa").ours, tmp_path_factory.mktemp("onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about its libraries

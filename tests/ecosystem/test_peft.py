@@ -9,12 +9,10 @@ import peft
 import pytest
 import torch
 
-from ..model.reference import make_batch, make_labels, make_pair
+from ..model.reference import make_batch, make_pair
+from .batches import BATCH, HEAD, SOURCE
 
-HEAD = "ForConditionalGeneration"
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q", "v"]}
-SOURCE = {name: make_batch(HEAD)[name] for name in ("input_ids", "attention_mask")}
-BATCH = {**SOURCE, **make_labels(HEAD, make_batch(HEAD))}
 
 
 def with_lora(model: Any, task: str = "SEQ_2_SEQ_LM", **changes: Any) -> Any:

@@ -16,7 +16,6 @@ from quintet.cli.run import run
 from quintet.cli.score import score
 
 app = typer.Typer(
-    help="T5 models on the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -10,6 +10,7 @@ import typer
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
+from quintet.cli.loading import load_text_to_text
 from quintet.cli.outputs import refuse_existing
 
 PAGE = """<!DOCTYPE html>
@@ -67,9 +68,9 @@ def _attend(
     """Weights (target, source), the pieces of both, and a caption."""
     import torch
 
-    from quintet.auto import AutoModelForSeq2SeqLM, AutoTokenizer
+    from quintet.auto import AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForSeq2SeqLM.from_pretrained(name)
+    tokenizer, model = AutoTokenizer.from_pretrained(name), load_text_to_text(name, "cpu", "float32", None)
     layers = model.config.num_decoder_layers
     if layer is not None and layer > layers:
         raise Failure(f"--layer must be from 1 to {layers}, got {layer}")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
+from quintet.cli.loading import load_text_to_text
 
 
 def bench(
@@ -40,15 +41,11 @@ def bench(
     with in_one_line(debug):
         import torch
 
-        from quintet.auto import AutoModelForSeq2SeqLM
-        from quintet.pipelines.devices import device_of
-
         sizes = _sizes(batch_sizes)
-        place = device_of(device)
-        network = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=dtype, quantization_config=quantize).to(place)
+        network = load_text_to_text(model, device, dtype, quantize)
         rows = []
         for size in sizes:
-            source = torch.randint(3, network.config.vocab_size, (size, source_length), device=place)
+            source = torch.randint(3, network.config.vocab_size, (size, source_length), device=network.device)
             first = _median(network, source, 1, num_beams, rounds)
             whole = _median(network, source, new_tokens, num_beams, rounds)
             rows.append(
@@ -60,7 +57,7 @@ def bench(
                 }
             )
         setting = f"{source_length} source and {new_tokens} new tokens, {num_beams} beams, {dtype}"
-        facts = {"model": model, "machine": _machine(place), "setting": setting, "results": rows}
+        facts = {"model": model, "machine": _machine(network.device), "setting": setting, "results": rows}
         typer.echo(json.dumps(facts)) if as_json else Console().print(_table(facts))
 
 

@@ -1,8 +1,17 @@
-"""A checkpoint as the class that it was saved from."""
+"""Checkpoints as commands want them: for text to text on a device, or as the class that they were saved from."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def load_text_to_text(name: str, device: str, dtype: str, quantize: str | None) -> Any:
+    """The model on its device. Raises ValueError for a device that is not there, before anything is read."""
+    from quintet.auto import AutoModelForSeq2SeqLM
+    from quintet.pipelines.devices import device_of
+
+    place = device_of(device)
+    return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=dtype, quantization_config=quantize).to(place)
 
 
 def load_as_saved(name: str, **options: Any) -> tuple[Any, dict[str, list[str]]]:

@@ -77,15 +77,21 @@ def _call_options(pipe: Any, labels: str | None, max_new_tokens: int, num_beams:
     if pipe.task == "zero-shot-classification":
         if labels is None:
             raise Failure("zero-shot-classification needs --labels, such as --labels sports,politics")
-        return {"candidate_labels": [label.strip() for label in labels.split(",")]}
-    if not hasattr(pipe, "stream"):
+        return {"candidate_labels": labels}
+    if not _generates(pipe):
         return {}
     beams = {} if num_beams is None else {"num_beams": num_beams}
     return {"max_new_tokens": max_new_tokens, **beams}
 
 
+def _generates(pipe: Any) -> bool:
+    from quintet.pipelines import Text2TextGenerationPipeline
+
+    return isinstance(pipe, Text2TextGenerationPipeline)
+
+
 def _streams(pipe: Any, stream: IO[str], as_json: bool) -> bool:
-    return hasattr(pipe, "stream") and stream is sys.stdout and sys.stdout.isatty() and not as_json
+    return _generates(pipe) and stream is sys.stdout and sys.stdout.isatty() and not as_json
 
 
 def _stream(pipe: Any, items: list[Any], wanted: dict[str, Any]) -> None:
@@ -111,8 +117,6 @@ def _write(pipe: Any, items: list[Any], wanted: dict[str, Any], stream: IO[str],
 
 def as_text(result: Any) -> str:
     """A pipeline's result on one line: answer n stays on line n."""
-    if isinstance(result, dict) and "sequence" in result:
-        return f"{result['labels'][0]}\t{result['scores'][0]:.4f}"
     records = [result] if isinstance(result, dict) else result
     return "\t".join(_record(record) for record in records).replace("\n", " ")
 
@@ -122,6 +126,8 @@ def _record(record: dict[str, Any]) -> str:
         return str(record["answer"])
     if "label" in record:
         return f"{record['label']}\t{record['score']:.4f}"
+    if "labels" in record:
+        return f"{record['labels'][0]}\t{record['scores'][0]:.4f}"
     if "word" in record:
         return f"{record['word']}/{record.get('entity_group', record.get('entity'))}"
     return next(value for name, value in record.items() if name.endswith("_text"))

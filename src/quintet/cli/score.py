@@ -9,6 +9,7 @@ import typer
 
 from quintet.cli import options
 from quintet.cli.failures import in_one_line
+from quintet.cli.loading import load_text_to_text
 
 
 def score(
@@ -29,13 +30,10 @@ def score(
       quintet score "What color is the sky?" red green blue -m google/flan-t5-small
     """
     with in_one_line(debug):
-        from quintet.auto import AutoModelForSeq2SeqLM, AutoTokenizer
-        from quintet.pipelines.devices import device_of
+        from quintet.auto import AutoTokenizer
 
-        place = device_of(device)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=dtype, quantization_config=quantize).to(place)
-        found = network.score(source, targets, tokenizer=tokenizer)
+        network = load_text_to_text(model, device, dtype, quantize)
+        found = network.score(source, targets, tokenizer=AutoTokenizer.from_pretrained(model))
         records = [
             {
                 "target": target,
@@ -45,7 +43,5 @@ def score(
             for index, target in enumerate(targets)
         ]
         for record in sorted(records, key=lambda record: -record["log_prob"]):
-            shown = (
-                json.dumps(record, ensure_ascii=False) if as_json else f"{record['log_prob']:.4f}\t{record['target']}"
-            )
-            typer.echo(shown)
+            line = f"{record['log_prob']:.4f}\t{record['target']}"
+            typer.echo(json.dumps(record, ensure_ascii=False) if as_json else line)
