@@ -90,6 +90,26 @@ def test_an_output_that_is_there_stays(model: Path, tmp_path: Path) -> None:
     assert "folder.txt" in complaint(HOUSE, "-m", model, "--output", nowhere)
 
 
+@pytest.mark.parametrize("wrong", [("-m", "nobody/nothing"), ("--task", "nonsense"), ("--dtype", "float8")])
+def test_a_run_that_fails_before_its_first_answer_leaves_the_file(
+    wrong: tuple[str, str], model: Path, tmp_path: Path
+) -> None:
+    """The old one as it was, even if it was to be replaced, and no new one."""
+    kept, new = tmp_path / "kept.txt", tmp_path / "new.txt"
+    kept.write_text("mine")
+    complaint(HOUSE, "-m", model, "--output", kept, "--overwrite", *wrong)
+    assert kept.read_text() == "mine"
+    complaint(HOUSE, "-m", model, "--output", new, *wrong)
+    assert not new.exists()
+
+
+def test_an_output_holds_as_many_lines_as_the_input(model: Path, tmp_path: Path) -> None:
+    """None for none. A device is written to, and stays."""
+    assert answers("-m", model, "--output", tmp_path / "empty.txt", stdin=b"") == []
+    assert (tmp_path / "empty.txt").read_bytes() == b""
+    assert answers(HOUSE, "-m", model, "--output", "/dev/stdout") == ["Das Haus ist wunderbar."]
+
+
 def test_what_was_done_stays_when_a_later_line_fails(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps(HOUSE) + "\n17\n")
     message = complaint("-m", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.txt")

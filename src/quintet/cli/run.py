@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
 from quintet.cli.inputs import read_inputs
-from quintet.cli.outputs import opened, write_line
+from quintet.cli.outputs import Output
 
 
 def run(
@@ -51,7 +50,7 @@ def run(
     """
     with in_one_line(debug):
         items = read_inputs(texts, input, column)
-        with opened(output, overwrite) as stream:
+        with Output(output, overwrite) as lines:
             from quintet.pipelines import pipeline
 
             loading = {"quantization_config": quantize} if quantize else {}
@@ -67,10 +66,10 @@ def run(
             wanted = _call_options(pipe, labels, max_new_tokens, num_beams)
             if not as_json and pipe.task == "feature-extraction":
                 raise Failure("feature-extraction gives no text to print: add --json")
-            if _streams(pipe, stream, as_json):
+            if _generates(pipe) and lines.is_terminal and not as_json:
                 _stream(pipe, items, wanted)
             else:
-                _write(pipe, items, wanted, stream, as_json)
+                _write(pipe, items, wanted, lines, as_json)
 
 
 def _call_options(pipe: Any, labels: str | None, max_new_tokens: int, num_beams: int | None) -> dict[str, Any]:
@@ -90,10 +89,6 @@ def _generates(pipe: Any) -> bool:
     return isinstance(pipe, Text2TextGenerationPipeline)
 
 
-def _streams(pipe: Any, stream: IO[str], as_json: bool) -> bool:
-    return _generates(pipe) and stream is sys.stdout and sys.stdout.isatty() and not as_json
-
-
 def _stream(pipe: Any, items: list[Any], wanted: dict[str, Any]) -> None:
     """To a terminal, words appear as they are decided."""
     from quintet.generation.streamers import TextStreamer
@@ -102,12 +97,12 @@ def _stream(pipe: Any, items: list[Any], wanted: dict[str, Any]) -> None:
         pipe(item, streamer=TextStreamer(pipe.tokenizer, skip_special_tokens=True), **wanted)
 
 
-def _write(pipe: Any, items: list[Any], wanted: dict[str, Any], stream: IO[str], as_json: bool) -> None:
+def _write(pipe: Any, items: list[Any], wanted: dict[str, Any], lines: Output, as_json: bool) -> None:
     done = 0
     try:
         for item, result in zip(items, pipe(iter(items), **wanted), strict=True):
             line = json.dumps({"input": item, "result": result}, ensure_ascii=False) if as_json else as_text(result)
-            write_line(stream, line)
+            lines.write_line(line)
             done += 1
     except (ValueError, RuntimeError) as error:
         if not done:
