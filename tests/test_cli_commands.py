@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from rich.console import Console
 
 import quintet
 
@@ -172,6 +173,23 @@ def test_score_ranks(model: Path) -> None:
     assert [record["target"] for record in records] == sorted(colours, key=lambda colour: -expected[colour])
     for record in records:
         assert record["log_prob"] == pytest.approx(expected[record["target"]], abs=1e-3)
+
+
+@pytest.mark.parametrize("command", [("score", SKY, "red"), ("bench",), ("attention", SKY, "-o", "map.html")])
+def test_an_encoder_alone_answers_nothing(command: tuple[str, ...], tmp_path: Path) -> None:
+    make_pair("EncoderModel").ours.save_pretrained(tmp_path)
+    quintet.ByT5Tokenizer().save_pretrained(tmp_path)
+    result = run(*command, *(("-m",) if command[0] != "bench" else ()), tmp_path)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert "lacks weights of T5ForConditionalGeneration: decoder." in result.stderr.decode("utf-8")
+
+
+def test_a_name_is_not_markup() -> None:
+    from quintet.cli.bench import _table
+
+    console = Console(width=80, record=True)
+    console.print(_table({"model": "m[/b]x", "machine": "here", "setting": "so", "results": []}))
+    assert "m[/b]x" in console.export_text()
 
 
 def test_info_tells_what_a_checkpoint_is(model: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
@@ -95,7 +96,8 @@ def _machine(device: Any) -> str:
 
 
 def _table(facts: dict[str, Any]) -> Table:
-    table = Table(title=f"{facts['model']}\n{facts['machine']}\n{facts['setting']}", title_justify="left")
+    title = Text(f"{facts['model']}\n{facts['machine']}\n{facts['setting']}")  # a name may hold what is markup to rich
+    table = Table(title=title, title_justify="left")
     for column in ("batch", "tokens/s", "first token, ms", "next token, ms"):
         table.add_column(column, justify="right")
     for row in facts["results"]:

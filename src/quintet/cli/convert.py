@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from quintet.cli import options
-from quintet.cli.failures import Failure, in_one_line
-from quintet.cli.loading import load_as_saved
+from quintet.cli.failures import in_one_line
+from quintet.cli.loading import load_as_saved, refuse_missing
 from quintet.cli.outputs import refuse_existing
 
 
@@ -37,8 +37,7 @@ def convert(
 
         refuse_existing(output, overwrite)
         network, report = load_as_saved(model, dtype=dtype, quantization_config=quantize)
-        if report["missing_keys"]:
-            raise Failure(f"{model} lacks weights of {type(network).__name__}: {', '.join(report['missing_keys'][:5])}")
+        refuse_missing(model, network, report)
         tokenizer = None
         try:
             tokenizer = AutoTokenizer.from_pretrained(model)
