@@ -1,0 +1,301 @@
+// Behind the C functions: which instruction set, room for a pass, sessions, errors.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "memory.h"
+#include "network.h"
+#include "quintet.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+using namespace quintet;
+
+namespace {
+
+constexpr int64_t LANES = 16;
+constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
+
+thread_local std::string last_error;
+
+// Runs `work`; exceptions become an error text and `failed`.
+template <class Result, class Work>
+Result guarded(Result failed, const Work &work) {
+    try {
+        return work();
+    } catch (const std::bad_alloc &) {
+        last_error = "out of memory: use fewer or shorter sources at a time";
+    } catch (const std::exception &error) {
+        last_error = error.what();
+    }
+    return failed;
+}
+
+// -- the instruction set -----------------------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+// AMX is there if the processor has its three parts and Linux lets this process use the tiles (it asks to be asked).
+bool may_use_tiles() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const unsigned parts = 1u << 22 | 1u << 24 | 1u << 25;  // bfloat16, tiles, int8
+    const long request_permission = 0x1023, tile_data = 18;
+    return (d & parts) == parts && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
+
+std::vector<const Network *> supported_networks() {
+    std::vector<const Network *> found = {&portable_network()};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2_network());
+    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (wide && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
+        found.push_back(&avx512_network());
+        if (may_use_tiles()) found.push_back(&amx_network());
+    }
+#endif
+    return found;
+}
+
+const Network &choose_network() {
+    std::vector<const Network *> found = supported_networks();
+    const char *wanted = std::getenv("QUINTET_ISA");
+    if (wanted == nullptr || *wanted == 0) return *found.back();
+    std::string names;
+    for (const Network *network : found) {
+        if (std::strcmp(network->name, wanted) == 0) return *network;
+        names += (names.empty() ? "" : ", ") + std::string(network->name);
+    }
+    throw std::runtime_error("QUINTET_ISA is \"" + std::string(wanted) + "\"; this processor has " + names);
+}
+
+const Network &network() {
+    static const Network &chosen = choose_network();
+    return chosen;
+}
+
+template <class Job>
+void run(void (*pass)(const Job &, Team &, int64_t), const Job &job) {
+    struct Call {
+        void (*pass)(const Job &, Team &, int64_t);
+        const Job *job;
+    } call{pass, &job};
+    run_together(
+        [](void *context, Team &team, int64_t member) {
+            const Call &call = *static_cast<Call *>(context);
+            call.pass(*call.job, team, member);
+        },
+        &call);
+}
+
+// -- room for a pass ---------------------------------------------------------------------------------------------------
+
+struct Room {
+    Buffer states, wide[3], normal, rounded, scale, total, scores;
+
+    // For `panels` blocks of L tokens that look at up to `keys` others.
+    Space make(const quintet_model &model, const quintet_stack &stack, int64_t panels, int64_t lanes, int64_t keys) {
+        int64_t inner = model.heads * model.d_kv, d_ff = 0;
+        for (int64_t layer = 0; layer < stack.count; layer++)
+            d_ff = std::max(d_ff, stack.layers[layer].feed_forward.up.outputs);
+        int64_t narrow = std::max(model.d_model, inner);
+        int64_t at_once = std::min(panels, PANELS_OF_FEED_FORWARD);
+        auto line = [&](int64_t numbers) { return ((numbers + 3) / 4 * 4 * 4 * lanes + 63) / 64 * 64; };
+        int64_t members = threads();
+        states.reserve(panels * model.d_model * lanes * 4);
+        for (Buffer &buffer : wide) buffer.reserve(std::max(panels * inner, at_once * d_ff) * lanes * 4);
+        normal.reserve(members * model.d_model * lanes * 4);
+        rounded.reserve(panels * line(narrow) + at_once * line(d_ff));
+        scale.reserve((panels + at_once) * lanes * 4);
+        total.reserve((panels + at_once) * lanes * 4);
+        int64_t line_of_scores = (keys + LANES) / LANES * LANES * lanes + LANES;
+        scores.reserve(members * line_of_scores * 4);
+        return {states.floats(), {wide[0].floats(), wide[1].floats(), wide[2].floats()}, normal.floats(),
+                rounded.bytes(), scale.floats(), reinterpret_cast<int32_t *>(total.bytes()), scores.floats(),
+                line_of_scores};
+    }
+};
+
+// Sources in panels of 16 tokens, each beginning a panel.
+struct Layout {
+    std::vector<int64_t> first_panel, source_of_panel, length;
+    int64_t panels = 0, longest = 0;
+
+    Layout(const int64_t *starts, int64_t sources) {
+        for (int64_t source = 0; source < sources; source++) {
+            int64_t tokens = starts[source + 1] - starts[source];
+            if (tokens < 1) throw std::invalid_argument("source " + std::to_string(source) + " is empty");
+            first_panel.push_back(panels);
+            length.push_back(tokens);
+            longest = std::max(longest, tokens);
+            panels += (tokens + LANES - 1) / LANES;
+            source_of_panel.resize(panels, source);
+        }
+        first_panel.push_back(panels);
+    }
+};
+
+void check_tokens(const int64_t *tokens, int64_t count, const quintet_matrix &embedding) {
+    for (int64_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || tokens[i] >= embedding.outputs)
+            throw std::out_of_range("token id " + std::to_string(tokens[i]) + " is outside the vocabulary of " +
+                                    std::to_string(embedding.outputs));
+}
+
+}  // namespace
+
+// -- sessions ----------------------------------------------------------------------------------------------------------
+
+struct quintet_session {
+    const quintet_model &model;
+    Layout layout;
+    Buffer source_memory;
+    Room room;
+    std::vector<int64_t> source_of_row;
+    int64_t length = 0;
+
+    quintet_session(const quintet_model &model, const float *states, const int64_t *starts, int64_t count)
+        : model(model), layout(starts, count) {
+        if (model.d_kv > 256) throw std::invalid_argument("d_kv must be at most 256");
+        source_memory.reserve(model.decoder.count * layout.panels * 2 * inner() * LANES * number_size());
+        for (int64_t source = 0; source < count; source++) source_of_row.push_back(source);
+        Space space = room.make(model, model.decoder, layout.panels, LANES, 0);
+        run(network().read_sources, SourceReading{model, space, states, starts, layout.source_of_panel.data(), sources()});
+        room = Room();
+    }
+
+    int64_t rows() const { return static_cast<int64_t>(source_of_row.size()); }
+    int64_t inner() const { return model.heads * model.d_kv; }
+    int64_t number_size() const { return model.narrow ? 2 : 4; }
+
+    Sources sources() const {
+        return {source_memory.bytes(), layout.panels, inner(), number_size(), layout.first_panel.data(),
+                layout.length.data()};
+    }
+
+    void step(const int64_t *tokens, int64_t n, bool all, float *scores, float *states) {
+        check_tokens(tokens, rows() * n, model.decoder.embedding);
+        extend(n);
+        std::vector<Chunk> views;
+        for (const Stored &chunk : chunks_)
+            views.push_back({chunk.start, chunk.count, chunk.rows, chunk.data.bytes(),
+                             const_cast<int32_t *>(chunk.place.data()), rows()});
+        Targets targets{views.data(), static_cast<int64_t>(views.size()), model.heads, width(), number_size()};
+        int64_t lanes = rows() * n <= FEW_TOKENS ? 1 : LANES;
+        int64_t panels = (rows() * n + lanes - 1) / lanes;
+        Space space = room.make(model, model.decoder, panels, lanes, std::max(length + n, layout.longest));
+        run(network().step, Step{model, space, sources(), targets, source_of_row.data(), tokens, rows(), n, length, all,
+                                 scores, states});
+        length += n;
+    }
+
+    void select(const int64_t *chosen, int64_t count) {
+        for (int64_t i = 0; i < count; i++)
+            if (chosen[i] < 0 || chosen[i] >= rows())
+                throw std::out_of_range("row " + std::to_string(chosen[i]) + " of " + std::to_string(rows()));
+        auto pick = [&](auto &from, int64_t at) {
+            auto old = std::vector(from.begin() + at * rows(), from.begin() + (at + 1) * rows());
+            std::vector<typename std::decay_t<decltype(from)>::value_type> picked;
+            for (int64_t i = 0; i < count; i++) picked.push_back(old[chosen[i]]);
+            return picked;
+        };
+        for (Stored &chunk : chunks_) {
+            std::vector<int32_t> place;
+            for (int64_t at = 0; at < chunk.count; at++) {
+                std::vector<int32_t> picked = pick(chunk.place, at);
+                place.insert(place.end(), picked.begin(), picked.end());
+            }
+            chunk.place = std::move(place);
+        }
+        source_of_row = pick(source_of_row, 0);
+    }
+
+    void crop(int64_t kept) {
+        if (kept < 0 || kept > length)
+            throw std::out_of_range("cannot keep " + std::to_string(kept) + " of " + std::to_string(length) + " tokens");
+        while (!chunks_.empty() && chunks_.back().start >= kept) chunks_.pop_back();
+        if (!chunks_.empty()) {
+            chunks_.back().count = kept - chunks_.back().start;
+            chunks_.back().place.resize(chunks_.back().count * rows());
+        }
+        length = kept;
+    }
+
+private:
+    struct Stored {
+        int64_t start, count, rows;
+        Buffer data;
+        std::vector<int32_t> place;
+    };
+    std::vector<Stored> chunks_;
+
+    int64_t width() const { return (model.d_kv + LANES - 1) / LANES * LANES; }
+
+    // Room for n more tokens of each row, which are in the rows' own places.
+    void extend(int64_t n) {
+        for (int64_t position = length; position < length + n; position++) {
+            if (chunks_.empty() || chunks_.back().count == Chunk::SPAN || chunks_.back().rows < rows()) {
+                Stored chunk{position, 0, rows(), {}, {}};
+                chunk.data.reserve(model.decoder.count * model.heads * rows() * Chunk::SPAN * 2 * width() * number_size());
+                chunks_.push_back(std::move(chunk));
+            }
+            chunks_.back().count++;
+            for (int64_t row = 0; row < rows(); row++) chunks_.back().place.push_back(static_cast<int32_t>(row));
+        }
+    }
+};
+
+// -- the C functions ---------------------------------------------------------------------------------------------------
+
+const char *quintet_error(void) { return last_error.c_str(); }
+
+const char *quintet_instruction_set(void) {
+    return guarded<const char *>(nullptr, [] { return network().name; });
+}
+
+int quintet_set_threads(int64_t count) {
+    return guarded(-1, [&] { return set_threads(count), 0; });
+}
+
+int quintet_encode(const quintet_model *model, const int64_t *ids, const float *embeds, const int64_t *starts,
+                   int64_t sources, float *states) {
+    return guarded(-1, [&] {
+        if (ids != nullptr) check_tokens(ids, starts[sources], model->encoder.embedding);
+        Layout layout(starts, sources);
+        Room room;
+        Space space = room.make(*model, model->encoder, layout.panels, LANES, layout.longest);
+        run(network().encode, Encoding{*model, space, ids, embeds, starts, sources, layout.first_panel.data(),
+                                       layout.source_of_panel.data(), layout.panels, states});
+        return 0;
+    });
+}
+
+quintet_session *quintet_session_new(const quintet_model *model, const float *states, const int64_t *starts,
+                                     int64_t sources) {
+    return guarded<quintet_session *>(nullptr, [&] { return new quintet_session(*model, states, starts, sources); });
+}
+
+int quintet_session_step(quintet_session *session, const int64_t *tokens, int64_t n, int32_t all, float *scores,
+                         float *states) {
+    return guarded(-1, [&] { return session->step(tokens, n, all != 0, scores, states), 0; });
+}
+
+int quintet_session_select(quintet_session *session, const int64_t *rows, int64_t count) {
+    return guarded(-1, [&] { return session->select(rows, count), 0; });
+}
+
+int quintet_session_crop(quintet_session *session, int64_t length) {
+    return guarded(-1, [&] { return session->crop(length), 0; });
+}
+
+void quintet_session_free(quintet_session *session) { delete session; }

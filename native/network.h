@@ -1,0 +1,72 @@
+// What the kernels, compiled once for each instruction set, are given and give.
+#pragma once
+
+#include "session.h"
+#include "threads.h"
+
+namespace quintet {
+
+// Room for one pass of some tokens through a stack. Blocks are (numbers, L) each, one for each panel or token.
+struct Space {
+    float *states;        // d_model
+    float *wide[3];       // the larger of inner and d_ff: queries, keys and values; gate and up
+    float *normal;        // d_model: normalised states; one block for each thread
+    uint8_t *rounded;     // what products take
+    float *scale;
+    int32_t *total;
+    float *scores;        // one line for each thread
+    int64_t scores_size;
+};
+
+struct Encoding {
+    const quintet_model &model;
+    Space space;
+    const int64_t *ids;
+    const float *embeds;
+    const int64_t *starts;
+    int64_t sources;
+    const int64_t *first_panel;  // of each source, and behind the last
+    const int64_t *source_of_panel;
+    int64_t panels;
+    float *states;
+};
+
+struct SourceReading {
+    const quintet_model &model;
+    Space space;
+    const float *states;
+    const int64_t *starts;
+    const int64_t *source_of_panel;
+    Sources sources;
+};
+
+struct Step {
+    const quintet_model &model;
+    Space space;
+    Sources sources;
+    Targets targets;
+    const int64_t *source_of_row;
+    const int64_t *tokens;  // (rows, n)
+    int64_t rows, n;
+    int64_t length;  // of the targets before this step
+    bool all;
+    float *scores, *states;
+};
+
+// Up to this many tokens are computed one by one, more in panels of 16.
+constexpr int64_t FEW_TOKENS = 8;
+
+// Each is run by all threads together.
+struct Network {
+    const char *name;
+    void (*encode)(const Encoding &, Team &, int64_t member);
+    void (*read_sources)(const SourceReading &, Team &, int64_t member);
+    void (*step)(const Step &, Team &, int64_t member);
+};
+
+const Network &portable_network();
+const Network &avx2_network();
+const Network &avx512_network();
+const Network &amx_network();
+
+}  // namespace quintet

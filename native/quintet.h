@@ -1,0 +1,105 @@
+/* The engine's whole surface: plain C, so that nothing depends on a compiler's or a framework's binary interface.
+
+   A model is described by pointers to its weights, which stay where they are and belong to the caller; they are read
+   anew in each call and must stay valid until the call, or the session, ends. Matrices are (outputs, inputs), row by row.
+   Functions that return int return 0, or -1 with quintet_error() saying why. Any thread may call; calls wait for each other. */
+#ifndef QUINTET_H
+#define QUINTET_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QUINTET_VERSION 1
+
+#pragma GCC visibility push(default)
+
+enum quintet_type { QUINTET_FLOAT32, QUINTET_BFLOAT16, QUINTET_INT8, QUINTET_INT4 };
+enum quintet_activation { QUINTET_RELU, QUINTET_GELU_TANH, QUINTET_GELU, QUINTET_SILU };
+
+/* Integers times `scale`: one for each output (group 0), or for each output and group of inputs. Of two int4 in a byte,
+   the lower half is the input of even number; 8 stands for zero. */
+typedef struct {
+    const void *data; /* NULL: not there */
+    const float *scale;
+    int64_t outputs, inputs;
+    int32_t type, group;
+} quintet_matrix;
+
+typedef struct {
+    quintet_matrix norm; /* (1, d_model), before the attention */
+    quintet_matrix query, key, value, output;
+    const float *bias; /* (heads, 2 * reach + 1) by key - query, beyond reach as at reach; NULL: none */
+    int64_t reach;
+} quintet_attention;
+
+typedef struct {
+    quintet_matrix norm;
+    quintet_matrix gate; /* activation(gate) * up; NULL: activation(up) */
+    quintet_matrix up, down;
+    int32_t activation;
+} quintet_feed_forward;
+
+typedef struct {
+    quintet_attention own, cross; /* cross: of decoders */
+    quintet_feed_forward feed_forward;
+} quintet_layer;
+
+typedef struct {
+    quintet_matrix embedding; /* (vocabulary, d_model), float32 or bfloat16 */
+    quintet_matrix norm;      /* after the last layer */
+    const quintet_layer *layers;
+    int64_t count;
+} quintet_stack;
+
+typedef struct {
+    quintet_stack encoder, decoder;
+    quintet_matrix head; /* (vocabulary, d_model) */
+    float head_scale;    /* of the decoder's states before the head: d_model ** -0.5 where it is the embedding */
+    float epsilon;
+    int64_t d_model, heads, d_kv;
+    int32_t narrow; /* keys and values are kept in bfloat16 */
+} quintet_model;
+
+typedef struct quintet_session quintet_session;
+
+/* Why the last call of this thread failed. */
+const char *quintet_error(void);
+
+/* "portable", "avx2", "avx512" or "amx": the best this processor has, or what QUINTET_ISA names. NULL: it has not. */
+const char *quintet_instruction_set(void);
+
+/* How many threads compute, the caller included. */
+int quintet_set_threads(int64_t threads);
+
+/* Sources laid behind each other, source i from starts[i] to starts[i + 1]; ids, or embeddings (tokens, d_model). Writes
+   the normalised states (tokens, d_model). */
+int quintet_encode(const quintet_model *, const int64_t *ids, const float *embeds, const int64_t *starts,
+                   int64_t sources, float *states);
+
+/* A decoder at work, with a row for each source, from the encoder's states laid out as above. NULL: see quintet_error. */
+quintet_session *quintet_session_new(const quintet_model *, const float *states, const int64_t *starts,
+                                     int64_t sources);
+
+/* Appends tokens (rows, n); writes the scores (rows, vocabulary) of what follows or, with `all`, (rows, n, vocabulary),
+   and the normalised states (rows, n, d_model) unless states is NULL. */
+int quintet_session_step(quintet_session *, const int64_t *tokens, int64_t n, int32_t all, float *scores,
+                         float *states);
+
+/* Keeps the given rows, in that order; a row may come several times. */
+int quintet_session_select(quintet_session *, const int64_t *rows, int64_t count);
+
+/* Takes back all tokens but the first `length`. */
+int quintet_session_crop(quintet_session *, int64_t length);
+
+void quintet_session_free(quintet_session *);
+
+#pragma GCC visibility pop
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,183 @@
+// From a block of float32 numbers to what the next product takes: normalised, rounded and laid out.
+//
+// A block holds `size` numbers of L tokens: number i of token t at i * L + t. L is 16 (a panel) or 1.
+#pragma once
+
+#include "products.h"
+
+namespace quintet::QUINTET_ISA {
+
+INLINE float weight_at(const quintet_matrix &norm, int64_t index) {
+    return norm.type == QUINTET_FLOAT32 ? ((const float *)norm.data)[index]
+                                        : to_float(((const Brain *)norm.data)[index]);
+}
+
+// Vectors of a row of a panel.
+struct Row {
+    Floats part[PARTS];
+};
+
+INLINE Row load_row(const float *from) {
+    Row row;
+    for (int part = 0; part < PARTS; part++) row.part[part] = load(from + part * WIDTH);
+    return row;
+}
+
+INLINE float inverse_root(float mean) { return 1.f / __builtin_sqrtf(mean); }
+
+// What each token's numbers are multiplied by to have a mean square of 1, times `factor`.
+template <int L>
+static void norm_factors(const float *block, int64_t size, float epsilon, float factor, float *factors) {
+    if constexpr (L == 1) {
+        Floats squares{};
+        int64_t at = 0;
+        for (; at + WIDTH <= size; at += WIDTH) squares += load(block + at) * load(block + at);
+        float total = sum(squares);
+        for (; at < size; at++) total += block[at] * block[at];
+        factors[0] = factor * inverse_root(total / (float)size + epsilon);
+    } else {
+        Row squares{};
+        for (int64_t at = 0; at < size; at++) {
+            Row row = load_row(block + at * L);
+            for (int part = 0; part < PARTS; part++) squares.part[part] += row.part[part] * row.part[part];
+        }
+        for (int lane = 0; lane < L; lane++) {
+            float total = squares.part[lane / WIDTH][lane % WIDTH];
+            factors[lane] = factor * inverse_root(total / (float)size + epsilon);
+        }
+    }
+}
+
+// The block with each token's numbers times its factor and the norm's weights.
+template <int L>
+static void normalize(const float *block, int64_t size, const quintet_matrix &norm, float epsilon, float factor,
+                      float *result) {
+    float factors[L];
+    norm_factors<L>(block, size, epsilon, factor, factors);
+    if constexpr (L == 1) {
+        for (int64_t at = 0; at < size; at++) result[at] = block[at] * factors[0] * weight_at(norm, at);
+    } else {
+        Row times = load_row(factors);
+        for (int64_t at = 0; at < size; at++) {
+            Row row = load_row(block + at * L);
+            float weight = weight_at(norm, at);
+            for (int part = 0; part < PARTS; part++)
+                store(result + at * L + part * WIDTH, row.part[part] * times.part[part] * weight);
+        }
+    }
+}
+
+// Of each token, 127 over its largest number; what the integers stand for goes to `scale`.
+template <int L>
+static void int8_factors(const float *block, int64_t size, float *factors, float *scale) {
+    float largest_of[L];
+    if constexpr (L == 1) {
+        Floats found{};
+        int64_t at = 0;
+        for (; at + WIDTH <= size; at += WIDTH) found = maximum(found, magnitude(load(block + at)));
+        largest_of[0] = largest(found);
+        for (; at < size; at++) largest_of[0] = absolute(block[at]) > largest_of[0] ? absolute(block[at]) : largest_of[0];
+    } else {
+        Row found{};
+        for (int64_t at = 0; at < size; at++) {
+            Row row = load_row(block + at * L);
+            for (int part = 0; part < PARTS; part++)
+                found.part[part] = maximum(found.part[part], magnitude(row.part[part]));
+        }
+        for (int part = 0; part < PARTS; part++) store(largest_of + part * WIDTH, found.part[part]);
+    }
+    for (int lane = 0; lane < L; lane++) {
+        float top = largest_of[lane];
+        factors[lane] = top > 0 ? 127.f / top : 0.f;
+        scale[lane] = top / 127.f;
+    }
+}
+
+static void round_to_bytes(const float *token, int64_t size, const Packed &x, int64_t number) {
+    float factor;
+    int8_factors<1>(token, size, &factor, x.scale + number);
+    int8_t *bytes = (int8_t *)(x.data + number * x.stride);
+    Ints total{};
+    int64_t at = 0;
+    for (; at + WIDTH <= size; at += WIDTH) {
+        typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
+        Ints rounded = to_nearest(load(token + at) * factor);
+        total += rounded;
+        Bytes narrow = __builtin_convertvector(rounded, Bytes);
+        __builtin_memcpy(bytes + at, &narrow, sizeof narrow);
+    }
+    int32_t count = sum(total);
+    for (; at < size; at++) count += bytes[at] = (int8_t)__builtin_lrintf(token[at] * factor);
+    x.total[number] = count;
+}
+
+static void round_to_bytes_by_panel(const float *panel, int64_t size, const Packed &x, int64_t number) {
+    float factors[LANES];
+    int8_factors<LANES>(panel, size, factors, x.scale + number * LANES);
+    uint8_t *to = x.data + number * x.stride;
+    Row times = load_row(factors);
+    for (int part = 0; part < PARTS; part++) {
+        Ints total{};
+        for (int64_t at = 0; at < size; at += 4) {
+            Words word{};
+            for (int byte = 0; byte < 4 && at + byte < size; byte++) {
+                Floats value = load(panel + (at + byte) * LANES + part * WIDTH) * times.part[part];
+                Ints rounded = to_nearest(value);
+                total += rounded;
+                word |= ((Words)rounded & 255u) << (8 * byte);
+            }
+            store(to + at * LANES + part * BYTES, word);
+        }
+        __builtin_memcpy(x.total + number * LANES + part * WIDTH, &total, sizeof total);
+    }
+}
+
+static void round_to_brains_by_panel(const float *panel, int64_t size, uint8_t *to) {
+    for (int64_t at = 0; at < size; at += 2)
+        for (int part = 0; part < PARTS; part++) {
+            const float *from = panel + at * LANES + part * WIDTH;
+            Words low = to_brain(load(from)) >> 16;
+            Words high = at + 1 < size ? to_brain(load(from + LANES)) : Words{};
+            store(to + at / 2 * 64 + part * BYTES, low | high);
+        }
+}
+
+// Block number `number` of the tokens that a product with weights of type x.type takes, filled up with zeros.
+template <int L>
+static void round_block(const float *block, int64_t size, const Packed &x, int64_t number) {
+    uint8_t *to = x.data + number * x.stride;
+    if constexpr (L == 1) {
+        int64_t used = size * element_size(x.type);
+        __builtin_memset(to + used, 0, x.stride - used);
+    }
+    if (x.type == QUINTET_FLOAT32) {
+        __builtin_memcpy(to, block, size * L * 4);
+    } else if (x.type == QUINTET_BFLOAT16) {
+        if constexpr (L == 1) {
+            int64_t at = 0;
+            for (; at + WIDTH <= size; at += WIDTH) store_brain((Brain *)to + at, load(block + at));
+            for (; at < size; at++) ((Brain *)to)[at] = to_brain(block[at]);
+        } else {
+            round_to_brains_by_panel(block, size, to);
+        }
+    } else if constexpr (L == 1) {
+        round_to_bytes(block, size, x, number);
+    } else {
+        round_to_bytes_by_panel(block, size, x, number);
+    }
+}
+
+// gate = activation(gate) * up, or activation(gate) without `up`.
+INLINE void activate_all(float *gate, const float *up, int64_t count, int32_t activation) {
+    int64_t at = 0;
+    for (; at + WIDTH <= count; at += WIDTH) {
+        Floats value = activate(load(gate + at), activation);
+        store(gate + at, up == nullptr ? value : value * load(up + at));
+    }
+    for (; at < count; at++) {
+        float value = activate(splat(gate[at]), activation)[0];
+        gate[at] = up == nullptr ? value : value * up[at];
+    }
+}
+
+}  // namespace quintet::QUINTET_ISA

@@ -1,0 +1,10 @@
+"""Inference on the CPU by native code: the decoding protocol's second implementation.
+
+It knows no model: a `Plan` is built from a configuration and named tensors.
+"""
+
+from quintet.engine.library import Library, load_library
+from quintet.engine.plan import Plan, Unsupported
+from quintet.engine.session import NativeSession, encode
+
+__all__ = ["Library", "NativeSession", "Plan", "Unsupported", "encode", "load_library"]
