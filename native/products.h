@@ -103,6 +103,14 @@ INLINE Words broadcast(const uint8_t *from, int64_t bytes) {
     return splat_word(word);
 }
 
+// Weights are read in bands of some rows, each row a stream of its own and too short for the processor to foresee the
+// next band. So each step asks for the same place of a later band, at least this many bytes ahead.
+constexpr int64_t AHEAD = 4096;
+
+INLINE int64_t bytes_ahead(int64_t band) { return rounded_up(AHEAD, band); }
+
+INLINE void prefetch(const uint8_t *from) { __builtin_prefetch(from, 0, 2); }
+
 // Where results go: number n of a token to out[panel * stride + n * L + lane], in place of what is there or onto it.
 struct Target {
     float *out;
@@ -172,12 +180,14 @@ INLINE void token_tile(const quintet_matrix &w, int64_t row, const Packed &x, in
     const int64_t bytes = row_bytes(w);
     const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
     const uint8_t *tokens = x.data + token * x.stride;
+    const int64_t ahead = bytes_ahead(ROWS * bytes);
     auto step = [&](int64_t at, auto size) {
         Words numbers[TOKENS];
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; t++) numbers[t] = load_as<Words>(tokens + t * x.stride + at);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
+            prefetch(weights + r * bytes + at + ahead);
             Words weight = Math::prepare(load_part(weights + r * bytes + at, size));
 #pragma GCC unroll 8
             for (int t = 0; t < TOKENS; t++) sums[r][t] = Math::add(sums[r][t], weight, numbers[t]);
@@ -260,7 +270,7 @@ INLINE void put_tile(const float *tile, int64_t rows, const quintet_matrix &w, i
 // 32 outputs of two panels, or 16 (TALL false), or of one panel (WIDE false); `rows` says how many outputs there are.
 template <bool IS_BYTES, bool TALL, bool WIDE>
 INLINE void multiply_tiles(const quintet_matrix &w, int64_t row, int64_t rows, const Packed &x, int64_t panel, float *out,
-                           const Target &to) {
+                           const Target &to, bool is_first) {
     const int64_t bytes = row_bytes(w), whole = bytes / 64 * 64;
     const uint8_t *upper = (const uint8_t *)w.data + row * bytes, *lower = upper + 16 * bytes;
     const uint8_t *left = x.data + panel * x.stride, *right = left + x.stride;
@@ -292,6 +302,8 @@ INLINE void multiply_tiles(const quintet_matrix &w, int64_t row, int64_t rows, c
             QUINTET_MULTIPLY_TILES(2, 5, 6);
         }
         if constexpr (TALL && WIDE) QUINTET_MULTIPLY_TILES(3, 5, 7);
+        if (is_first)
+            for (int r = 0; r < 32; r++) prefetch(upper + (32 + r) * bytes + at);
     };
     for (int64_t at = 0; at < whole; at += 64) step(at, 64);
     if (whole < bytes) step(whole, bytes - whole);
@@ -320,10 +332,10 @@ static void multiply_on_tiles(const quintet_matrix &w, int64_t first, int64_t en
         for (int64_t p = panel; p < panel + panels; p += 2) {
             float *out = to.out + p * to.stride + (row - first) * LANES;
             bool wide = p + 1 < panel + panels, tall = rows > 16;
-            if (wide && tall) multiply_tiles<IS_BYTES, true, true>(w, row, rows, x, p, out, to);
-            else if (wide) multiply_tiles<IS_BYTES, false, true>(w, row, rows, x, p, out, to);
-            else if (tall) multiply_tiles<IS_BYTES, true, false>(w, row, rows, x, p, out, to);
-            else multiply_tiles<IS_BYTES, false, false>(w, row, rows, x, p, out, to);
+            if (wide && tall) multiply_tiles<IS_BYTES, true, true>(w, row, rows, x, p, out, to, p == panel);
+            else if (wide) multiply_tiles<IS_BYTES, false, true>(w, row, rows, x, p, out, to, p == panel);
+            else if (tall) multiply_tiles<IS_BYTES, true, false>(w, row, rows, x, p, out, to, p == panel);
+            else multiply_tiles<IS_BYTES, false, false>(w, row, rows, x, p, out, to, p == panel);
         }
     }
 }
