@@ -124,62 +124,116 @@ static void soften_one(float *scores, int64_t count) {
     for (int64_t at = 0; at < filled; at += WIDTH) store(scores + at, load(scores + at) * over);
 }
 
+// Four numbers of a query times four rows of each of PANELS panels of keys, added up.
+template <int PANELS, class Number>
+INLINE void score_panels(const float *query, const Number *keys, int64_t stride, int64_t d_kv, float *scores) {
+    Floats sums[PANELS][PARTS] = {};
+    for (int64_t d = 0; d < d_kv; d++)
+#pragma GCC unroll 8
+        for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 4
+            for (int part = 0; part < PARTS; part++)
+                sums[p][part] += query[d] * load(keys + p * stride + d * LANES + part * WIDTH);
+    for (int p = 0; p < PANELS; p++)
+        for (int part = 0; part < PARTS; part++) store(scores + p * LANES + part * WIDTH, sums[p][part]);
+}
+
 // Over a source whose keys and values are panels of (d_kv, 16), `stride` numbers from panel to panel.
 template <class Number>
 static void attend_source(const float *query, const Number *keys, const Number *values, int64_t stride, int64_t length,
                           int64_t d_kv, float *scores, float *result) {
-    for (int64_t panel = 0; panel * LANES < length; panel++) {
-        const Number *key = keys + panel * stride;
-        Floats sums[4][PARTS] = {};
-        for (int64_t d = 0; d < d_kv; d += 4)
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++)
-                if (d + i < d_kv)
-                    for (int part = 0; part < PARTS; part++)
-                        sums[i][part] += query[d + i] * load(key + (d + i) * LANES + part * WIDTH);
-        for (int part = 0; part < PARTS; part++)
-            store(scores + panel * LANES + part * WIDTH,
-                  (sums[0][part] + sums[1][part]) + (sums[2][part] + sums[3][part]));
-    }
+    int64_t panels = (length + LANES - 1) / LANES, panel = 0;
+    for (; panel + 4 <= panels; panel += 4)
+        score_panels<4>(query, keys + panel * stride, stride, d_kv, scores + panel * LANES);
+    for (; panel < panels; panel++) score_panels<1>(query, keys + panel * stride, stride, d_kv, scores + panel * LANES);
     soften_one(scores, length);
-    for (int64_t d = 0; d < d_kv; d++) {
-        Floats total{};
-        for (int64_t panel = 0; panel * LANES < length; panel++)
-            for (int part = 0; part < PARTS; part++)
-                total += load(scores + panel * LANES + part * WIDTH) *
-                         load(values + panel * stride + d * LANES + part * WIDTH);
-        result[d] = sum(total);
+    for (int64_t d = 0; d < d_kv; d += 4) {
+        int64_t count = least(4, d_kv - d);
+        Floats totals[4] = {};
+        for (panel = 0; panel < panels; panel++)
+#pragma GCC unroll 4
+            for (int part = 0; part < PARTS; part++) {
+                Floats weight = load(scores + panel * LANES + part * WIDTH);
+                const Number *value = values + panel * stride + d * LANES + part * WIDTH;
+                if (count == 4)
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) totals[i] += weight * load(value + i * LANES);
+                else
+                    for (int i = 0; i < count; i++) totals[i] += weight * load(value + i * LANES);
+            }
+        FourFloats four = sums_of_four(totals[0], totals[1], totals[2], totals[3]);
+        __builtin_memcpy(result + d, &four, 4 * count);
     }
+}
+
+// The keys of a row's own tokens in a chunk, one after the other.
+template <class Number>
+struct OwnKeys {
+    const Targets &targets;
+    const Chunk &chunk;
+    int64_t layer, head, row;
+
+    const Number *at(int64_t position) const {
+        return (const Number *)targets.key(chunk, layer, head, row, position);
+    }
+};
+
+template <class Number>
+INLINE Floats products_of(const float *query, const Number *key, int64_t width) {
+    Floats total{};
+    for (int64_t d = 0; d < width; d += WIDTH) total += load(query + d) * load(key + d);
+    return total;
 }
 
 template <class Number>
-INLINE float inner_product(const float *query, const Number *key, int64_t count) {
-    Floats total{};
-    for (int64_t d = 0; d < count; d += WIDTH) total += load(query + d) * load(key + d);
-    return sum(total);
+static void score_own(const float *query, const OwnKeys<Number> &keys, int64_t first, int64_t end, float *scores) {
+    int64_t width = keys.targets.width, at = first;
+    for (; at + 4 <= end; at += 4) {
+        FourFloats four = sums_of_four(
+            products_of(query, keys.at(at), width), products_of(query, keys.at(at + 1), width),
+            products_of(query, keys.at(at + 2), width), products_of(query, keys.at(at + 3), width));
+        __builtin_memcpy(scores + at, &four, sizeof four);
+    }
+    for (; at < end; at++) scores[at] = sum(products_of(query, keys.at(at), width));
 }
 
-// Over the row's own tokens up to `position`. `query` and `result` have room for d_kv rounded up to 16, filled up with zeros.
+// result[d ...] += the weighted sum of VECTORS vectors of each value.
+template <int VECTORS, class Number>
+INLINE void weigh_own(const OwnKeys<Number> &keys, int64_t first, int64_t end, const float *weights, int64_t d,
+                      float *result) {
+    Floats sums[VECTORS];
+    for (int i = 0; i < VECTORS; i++) sums[i] = load(result + d + i * WIDTH);
+    for (int64_t at = first; at < end; at++) {
+        const Number *value = keys.at(at) + keys.targets.width + d;
+#pragma GCC unroll 4
+        for (int i = 0; i < VECTORS; i++) sums[i] += weights[at] * load(value + i * WIDTH);
+    }
+    for (int i = 0; i < VECTORS; i++) store(result + d + i * WIDTH, sums[i]);
+}
+
+// Over the row's own tokens up to `position`. `query` and `result` have room for d_kv rounded up to 16; what is behind
+// d_kv is zero.
 template <class Number>
 static void attend_own(const float *query, const Targets &targets, int64_t layer, int64_t head, int64_t row,
                        int64_t position, const HeadBias &bias, float *scores, float *result) {
-    int64_t width = targets.width;
-    for (int64_t c = 0; c < targets.chunks; c++) {
-        const Chunk &chunk = targets.chunk[c];
-        for (int64_t at = chunk.start; at < chunk.start + chunk.count && at <= position; at++)
-            scores[at] = inner_product(query, (const Number *)targets.key(chunk, layer, head, row, at), width) +
-                         bias.at(at - position);
-    }
-    soften_one(scores, position + 1);
-    for (int64_t d = 0; d < width; d++) result[d] = 0;
-    for (int64_t c = 0; c < targets.chunks; c++) {
-        const Chunk &chunk = targets.chunk[c];
-        for (int64_t at = chunk.start; at < chunk.start + chunk.count && at <= position; at++) {
-            const Number *value = (const Number *)targets.key(chunk, layer, head, row, at) + width;
-            for (int64_t d = 0; d < width; d += WIDTH)
-                store(result + d, load(result + d) + scores[at] * load(value + d));
+    auto each_chunk = [&](auto work) {
+        for (int64_t c = 0; c < targets.chunks && targets.chunk[c].start <= position; c++) {
+            const Chunk &chunk = targets.chunk[c];
+            work(OwnKeys<Number>{targets, chunk, layer, head, row}, chunk.start,
+                 least(chunk.start + chunk.count, position + 1));
         }
-    }
+    };
+    each_chunk([&](const OwnKeys<Number> &keys, int64_t first, int64_t end) {
+        score_own(query, keys, first, end, scores);
+        for (int64_t at = first; at < end; at++) scores[at] += bias.at(at - position);
+    });
+    soften_one(scores, position + 1);
+    for (int64_t d = 0; d < targets.width; d++) result[d] = 0;
+    each_chunk([&](const OwnKeys<Number> &keys, int64_t first, int64_t end) {
+        int64_t d = 0;
+        for (; d + 4 * WIDTH <= targets.width; d += 4 * WIDTH) weigh_own<4>(keys, first, end, scores, d, result);
+        for (; d < targets.width; d += WIDTH) weigh_own<1>(keys, first, end, scores, d, result);
+    });
 }
 
 }  // namespace quintet::QUINTET_ISA

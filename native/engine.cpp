@@ -179,7 +179,7 @@ struct quintet_session {
     int64_t number_size() const { return model.narrow ? 2 : 4; }
 
     Sources sources() const {
-        return {source_memory.bytes(), layout.panels, inner(), number_size(), layout.first_panel.data(),
+        return {source_memory.bytes(), layout.panels, model.heads, model.d_kv, number_size(), layout.first_panel.data(),
                 layout.length.data()};
     }
 

@@ -171,7 +171,7 @@ static void read_sources(const SourceReading &job, Team &team, int64_t member) {
     const quintet_model &model = job.model;
     const Sources &sources = job.sources;
     Pass<L> pass{model, job.space, team, member, sources.panels};
-    int64_t size = model.d_model, numbers = pass.inner() * L;
+    int64_t size = model.d_model, numbers = model.d_kv * L;
     share(team, sources.panels, [&](int64_t panel) {
         float *block = pass.states(panel);
         int64_t source = job.source_of_panel[panel], before = (panel - sources.first_panel[source]) * L;
@@ -186,12 +186,16 @@ static void read_sources(const SourceReading &job, Team &team, int64_t member) {
         const quintet_attention &cross = model.decoder.layers[number].cross;
         if (number == 0) x = pass.rounded(job.space.states, cross.key, sources.panels);
         pass.products({&cross.key, &cross.value}, x, {job.space.wide[0], job.space.wide[1]});
-        share(team, sources.panels * 2, [&](int64_t item) {
-            int64_t panel = item / 2, which = item % 2;
-            const float *from = job.space.wide[which] + panel * numbers;
-            uint8_t *to = sources.at(number, panel) + which * numbers * sources.size;
-            if (!model.narrow) return (void)__builtin_memcpy(to, from, numbers * 4);
-            for (int64_t at = 0; at < numbers; at += WIDTH) store_brain((Brain *)to + at, load(from + at));
+        share(team, sources.panels * model.heads, [&](int64_t item) {
+            int64_t panel = item / model.heads, head = item % model.heads;
+            for (int which = 0; which < 2; which++) {
+                const float *from = job.space.wide[which] + (panel * model.heads + head) * numbers;
+                uint8_t *to = sources.at(number, head, panel) + which * numbers * sources.size;
+                for (int64_t at = 0; at < numbers; at += WIDTH) {
+                    if (model.narrow) store_brain((Brain *)to + at, load(from + at));
+                    else store((float *)to + at, load(from + at));
+                }
+            }
         });
     }
 }
@@ -270,7 +274,7 @@ struct Decoding {
 
     void attend_sources(const quintet_attention &cross, int64_t number) const {
         const Sources &sources = step.sources;
-        int64_t numbers = pass.inner() * LANES;
+        int64_t numbers = model.d_kv * LANES;
         pass.products({&cross.query}, pass.normalized(cross.norm, cross.query), {pass.space.wide[0]});
         share(pass.team, pass.panels * model.heads, [&](int64_t item) {
             int64_t panel = item / model.heads, head = item % model.heads;
@@ -279,7 +283,7 @@ struct Decoding {
             each_token(panel, [&](int64_t token, int64_t lane) {
                 gather(block, lane, query);
                 int64_t source = step.source_of_row[row_of(token)];
-                const Number *keys = (const Number *)sources.at(number, sources.first_panel[source]) + head * model.d_kv * LANES;
+                const Number *keys = (const Number *)sources.at(number, head, sources.first_panel[source]);
                 attend_source<Number>(query, keys, keys + numbers, 2 * numbers, sources.length[source], model.d_kv, scores,
                                       result);
                 for (int64_t d = 0; d < model.d_kv; d++) block[d * L + lane] = result[d];

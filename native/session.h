@@ -33,16 +33,17 @@ struct Targets {
     }
 };
 
-// Keys and values of sources in all layers: (layers, panels, key and value, inner, 16). A source begins a panel.
+// Keys and values of sources in all layers: (layers, heads, panels, key and value, d_kv, 16). A source begins a panel.
 struct Sources {
     uint8_t *data;
-    int64_t panels, inner, size;
+    int64_t panels, heads, d_kv;
+    int64_t size;  // bytes of a number
     const int64_t *first_panel;  // of each source
     const int64_t *length;
 
-    // The key panel, with the value panel behind it.
-    __attribute__((always_inline)) uint8_t *at(int64_t layer, int64_t panel) const {
-        return data + (layer * panels + panel) * 2 * inner * 16 * size;
+    // A head's keys in a panel, with its values behind them.
+    __attribute__((always_inline)) uint8_t *at(int64_t layer, int64_t head, int64_t panel) const {
+        return data + ((layer * heads + head) * panels + panel) * 2 * d_kv * 16 * size;
     }
 };
 
