@@ -62,15 +62,18 @@ constexpr int AT_ONCE = 4;
 constexpr int AT_ONCE = 2;
 #endif
 
+constexpr float INVISIBLE = -3e38f;
+
 // In place: scores (keys, 16) plus bias to e^(score - largest); returns each lane's sum.
-static Row soften(float *scores, int64_t keys, const HeadBias &bias, int64_t first_query) {
+static Row soften(float *scores, int64_t keys, const HeadBias &bias, const uint8_t *visible, int64_t first_query) {
     Row top;
-    for (int part = 0; part < PARTS; part++) top.part[part] = splat(-3e38f);
+    for (int part = 0; part < PARTS; part++) top.part[part] = splat(INVISIBLE);
     for (int64_t key = 0; key < keys; key++) {
         float biases[LANES];
         for (int lane = 0; lane < LANES; lane++) biases[lane] = bias.at(key - first_query - lane);
         for (int part = 0; part < PARTS; part++) {
             Floats score = load(scores + key * LANES + part * WIDTH) + load(biases + part * WIDTH);
+            if (visible != nullptr && !visible[key]) score = splat(INVISIBLE);
             store(scores + key * LANES + part * WIDTH, score);
             top.part[part] = maximum(top.part[part], score);
         }
@@ -89,11 +92,11 @@ static Row soften(float *scores, int64_t keys, const HeadBias &bias, int64_t fir
 // Queries, keys and values are panels of (inner, 16) numbers; `keys` and `values` begin at the source's first panel and
 // at the head's first number. The result takes the queries' place.
 static void attend_panel(float *queries, const float *keys, const float *values, int64_t stride, int64_t length,
-                         int64_t d_kv, const HeadBias &bias, int64_t first_query, float *scores) {
+                         int64_t d_kv, const HeadBias &bias, const uint8_t *visible, int64_t first_query, float *scores) {
     for (int64_t panel = 0; panel * LANES < length; panel++)
         for (int key = 0; key < LANES; key += AT_ONCE)
             score_keys<AT_ONCE>(keys + panel * stride + key, queries, d_kv, scores + (panel * LANES + key) * LANES);
-    Row total = soften(scores, length, bias, first_query);
+    Row total = soften(scores, length, bias, visible, first_query);
     int64_t d = 0;
     for (; d + AT_ONCE <= d_kv; d += AT_ONCE)
         weigh_values<AT_ONCE>(values + d * LANES, stride, scores, length, queries + d * LANES);
@@ -110,8 +113,8 @@ static void attend_panel(float *queries, const float *keys, const float *values,
 // In place: e^(score - largest) over their sum, of `count` scores; up to the next 16 they become 0.
 static void soften_one(float *scores, int64_t count) {
     int64_t filled = rounded_up(count, LANES);
-    for (int64_t at = count; at < filled; at++) scores[at] = -3e38f;
-    Floats top = splat(-3e38f), total{};
+    for (int64_t at = count; at < filled; at++) scores[at] = INVISIBLE;
+    Floats top = splat(INVISIBLE), total{};
     for (int64_t at = 0; at < filled; at += WIDTH) top = maximum(top, load(scores + at));
     Floats highest = splat(largest(top));
     for (int64_t at = 0; at < filled; at += WIDTH) {

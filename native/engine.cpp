@@ -110,14 +110,15 @@ struct Room {
             d_ff = std::max(d_ff, stack.layers[layer].feed_forward.up.outputs);
         int64_t narrow = std::max(model.d_model, inner);
         int64_t at_once = std::min(panels, PANELS_OF_FEED_FORWARD);
-        auto line = [&](int64_t numbers) { return ((numbers + 3) / 4 * 4 * 4 * lanes + 63) / 64 * 64; };
+        auto line = [&](int64_t numbers) { return ((numbers + 3) / 4 * 4 * 4 * lanes + 127) / 128 * 128; };
+        auto sums = [](int64_t numbers) { return numbers / 8 + LANES * 2; };  // int4 has one of 8 numbers at most
         int64_t members = threads();
         states.reserve(panels * model.d_model * lanes * 4);
         for (Buffer &buffer : wide) buffer.reserve(std::max(panels * inner, at_once * d_ff) * lanes * 4);
         normal.reserve(members * model.d_model * lanes * 4);
         rounded.reserve(panels * line(narrow) + at_once * line(d_ff));
         scale.reserve((panels + at_once) * lanes * 4);
-        total.reserve((panels + at_once) * lanes * 4);
+        total.reserve((panels * sums(narrow) + at_once * sums(d_ff)) * lanes * 4);
         int64_t line_of_scores = (keys + LANES) / LANES * LANES * lanes + LANES;
         scores.reserve(members * line_of_scores * 4);
         return {states.floats(), {wide[0].floats(), wide[1].floats(), wide[2].floats()}, normal.floats(),
@@ -191,11 +192,12 @@ struct quintet_session {
             views.push_back({chunk.start, chunk.count, chunk.rows, chunk.data.bytes(),
                              const_cast<int32_t *>(chunk.place.data()), rows()});
         Targets targets{views.data(), static_cast<int64_t>(views.size()), model.heads, width(), number_size()};
-        int64_t lanes = rows() * n <= FEW_TOKENS ? 1 : LANES;
+        int64_t few = model.narrow ? network().few_small : network().few;
+        int64_t lanes = rows() * n <= few ? 1 : LANES;
         int64_t panels = (rows() * n + lanes - 1) / lanes;
         Space space = room.make(model, model.decoder, panels, lanes, std::max(length + n, layout.longest));
         run(network().step, Step{model, space, sources(), targets, source_of_row.data(), tokens, rows(), n, length, all,
-                                 scores, states});
+                                 lanes == 1, scores, states});
         length += n;
     }
 
@@ -267,14 +269,14 @@ int quintet_set_threads(int64_t count) {
     return guarded(-1, [&] { return set_threads(count), 0; });
 }
 
-int quintet_encode(const quintet_model *model, const int64_t *ids, const float *embeds, const int64_t *starts,
-                   int64_t sources, float *states) {
+int quintet_encode(const quintet_model *model, const int64_t *ids, const float *embeds, const uint8_t *visible,
+                   const int64_t *starts, int64_t sources, float *states) {
     return guarded(-1, [&] {
         if (ids != nullptr) check_tokens(ids, starts[sources], model->encoder.embedding);
         Layout layout(starts, sources);
         Room room;
         Space space = room.make(*model, model->encoder, layout.panels, LANES, layout.longest);
-        run(network().encode, Encoding{*model, space, ids, embeds, starts, sources, layout.first_panel.data(),
+        run(network().encode, Encoding{*model, space, ids, embeds, visible, starts, sources, layout.first_panel.data(),
                                        layout.source_of_panel.data(), layout.panels, states});
         return 0;
     });

@@ -26,7 +26,14 @@ struct Pass {
 
     Packed packed(const quintet_matrix &w, int64_t count) const {
         int64_t bytes = w.inputs * element_size(w.type);
-        return {space.rounded, rounded_up(L == 1 ? bytes : rounded_up(bytes, 4) * LANES, 64), space.scale, space.total, w.type, count};
+        Packed x{space.rounded, 0, space.scale, space.total, 1, w.type, w.inputs, count};
+        if (L > 1) x.stride = rounded_up(bytes, 4) * L;
+        else x.stride = rounded_up(bytes, w.type == QUINTET_INT4 ? 2 * BYTES : 64);
+        if (w.type == QUINTET_INT4) {
+            x.span = L == 1 ? 8 : group_size(w);
+            x.totals = L == 1 ? x.stride / 8 : w.inputs / x.span;
+        }
+        return x;
     }
 
     // A phase: normalised states of some panels as the matrix `w` takes them.
@@ -76,7 +83,7 @@ struct Pass {
             Packed x = all;
             x.data += first * x.stride;
             x.scale += first * L;
-            x.total += first * L;
+            x.total += first * L * x.totals;
             x.panels = count;
             if (layer.gate.data == nullptr) products({&layer.up}, x, {space.wide[0]});
             else products({&layer.gate, &layer.up}, x, {space.wide[0], space.wide[1]});
@@ -90,7 +97,7 @@ struct Pass {
             Packed inner = packed(layer.down, count);
             inner.data = space.rounded + panels * all.stride;
             inner.scale += panels * L;
-            inner.total += panels * L;
+            inner.total += panels * L * all.totals;
             share(team, count, [&](int64_t panel) {
                 round_block<L>(space.wide[0] + panel * size * L, size, inner, panel);
             });
@@ -147,7 +154,8 @@ static void encode(const Encoding &job, Team &team, int64_t member) {
             int64_t first = job.first_panel[source], at = head * model.d_kv * L;
             attend_panel(queries + panel * stride + at, keys + first * stride + at, values + first * stride + at, stride,
                          job.starts[source + 1] - job.starts[source], model.d_kv, HeadBias(own, head),
-                         (panel - first) * L, scores);
+                         job.visible == nullptr ? nullptr : job.visible + job.starts[source], (panel - first) * L,
+                         scores);
         });
         pass.output(own);
         pass.feed_forward(layer.feed_forward);
@@ -367,7 +375,7 @@ static void take_step(const Step &step, Team &team, int64_t member) {
 
 static void take_any_step(const Step &step, Team &team, int64_t member) {
     Tiles tiles;
-    if (step.rows * step.n <= FEW_TOKENS) take_step<1>(step, team, member);
+    if (step.one_by_one) take_step<1>(step, team, member);
     else take_step<LANES>(step, team, member);
 }
 
@@ -381,7 +389,12 @@ namespace quintet {
 #define QUOTED(name) TEXT(name)
 
 const Network &NAMED(QUINTET_ISA)() {
-    static const Network network = {QUOTED(QUINTET_ISA), QUINTET_ISA::encode, QUINTET_ISA::read_sources,
+#if defined(__AMX_TILE__)
+    constexpr int64_t few_small = 3;
+#else
+    constexpr int64_t few_small = 8;
+#endif
+    static const Network network = {QUOTED(QUINTET_ISA), 8, few_small, QUINTET_ISA::encode, QUINTET_ISA::read_sources,
                                     QUINTET_ISA::take_any_step};
     return network;
 }

@@ -23,6 +23,7 @@ struct Encoding {
     Space space;
     const int64_t *ids;
     const float *embeds;
+    const uint8_t *visible;
     const int64_t *starts;
     int64_t sources;
     const int64_t *first_panel;  // of each source, and behind the last
@@ -49,16 +50,15 @@ struct Step {
     const int64_t *tokens;  // (rows, n)
     int64_t rows, n;
     int64_t length;  // of the targets before this step
-    bool all;
+    bool all, one_by_one;
     float *scores, *states;
 };
-
-// Up to this many tokens are computed one by one, more in panels of 16.
-constexpr int64_t FEW_TOKENS = 8;
 
 // Each is run by all threads together.
 struct Network {
     const char *name;
+    // Up to this many tokens are computed one by one, more in panels of 16: of float32, and of smaller weights.
+    int64_t few, few_small;
     void (*encode)(const Encoding &, Team &, int64_t member);
     void (*read_sources)(const SourceReading &, Team &, int64_t member);
     void (*step)(const Step &, Team &, int64_t member);

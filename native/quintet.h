@@ -74,10 +74,10 @@ const char *quintet_instruction_set(void);
 /* How many threads compute, the caller included. */
 int quintet_set_threads(int64_t threads);
 
-/* Sources laid behind each other, source i from starts[i] to starts[i + 1]; ids, or embeddings (tokens, d_model). Writes
-   the normalised states (tokens, d_model). */
-int quintet_encode(const quintet_model *, const int64_t *ids, const float *embeds, const int64_t *starts,
-                   int64_t sources, float *states);
+/* Sources laid behind each other, source i from starts[i] to starts[i + 1]; ids, or embeddings (tokens, d_model). No
+   token looks at those whose `visible` is 0; NULL: all are visible. Writes the normalised states (tokens, d_model). */
+int quintet_encode(const quintet_model *, const int64_t *ids, const float *embeds, const uint8_t *visible,
+                   const int64_t *starts, int64_t sources, float *states);
 
 /* A decoder at work, with a row for each source, from the encoder's states laid out as above. NULL: see quintet_error. */
 quintet_session *quintet_session_new(const quintet_model *, const float *states, const int64_t *starts,

@@ -93,42 +93,73 @@ static void int8_factors(const float *block, int64_t size, float *factors, float
     }
 }
 
-static void round_to_bytes(const float *token, int64_t size, const Packed &x, int64_t number) {
-    float factor;
-    int8_factors<1>(token, size, &factor, x.scale + number);
-    int8_t *bytes = (int8_t *)(x.data + number * x.stride);
-    Ints total{};
-    int64_t at = 0;
-    for (; at + WIDTH <= size; at += WIDTH) {
-        typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
-        Ints rounded = to_nearest(load(token + at) * factor);
-        total += rounded;
-        Bytes narrow = __builtin_convertvector(rounded, Bytes);
-        __builtin_memcpy(bytes + at, &narrow, sizeof narrow);
-    }
-    int32_t count = sum(total);
-    for (; at < size; at++) count += bytes[at] = (int8_t)__builtin_lrintf(token[at] * factor);
-    x.total[number] = count;
-}
-
+// Rows of 64 bytes: four inputs of each token, which of int4 are every other.
 static void round_to_bytes_by_panel(const float *panel, int64_t size, const Packed &x, int64_t number) {
     float factors[LANES];
     int8_factors<LANES>(panel, size, factors, x.scale + number * LANES);
+    const bool is_int4 = x.type == QUINTET_INT4;
+    const int distance = is_int4 ? 2 : 1;  // from one input of a row to the next
     uint8_t *to = x.data + number * x.stride;
+    int32_t *totals = x.total + number * LANES * x.totals;
     Row times = load_row(factors);
     for (int part = 0; part < PARTS; part++) {
         Ints total{};
-        for (int64_t at = 0; at < size; at += 4) {
+        for (int64_t first = 0; first < size; first += 4) {  // rows of 64 bytes
+            int64_t at = is_int4 ? first / 8 * 8 + first % 8 / 4 : first;
             Words word{};
-            for (int byte = 0; byte < 4 && at + byte < size; byte++) {
-                Floats value = load(panel + (at + byte) * LANES + part * WIDTH) * times.part[part];
+            for (int byte = 0; byte < 4 && at + byte * distance < size; byte++) {
+                Floats value = load(panel + (at + byte * distance) * LANES + part * WIDTH) * times.part[part];
                 Ints rounded = to_nearest(value);
                 total += rounded;
                 word |= ((Words)rounded & 255u) << (8 * byte);
             }
-            store(to + at * LANES + part * BYTES, word);
+            store(to + first * LANES + part * BYTES, word);
+            if ((first + 4) % x.span == 0 || first + 4 >= size) {
+                Ints kept = is_int4 ? total * -8 : total;
+                __builtin_memcpy(totals + first / x.span * LANES + part * WIDTH, &kept, sizeof kept);
+                total = Ints{};
+            }
         }
-        __builtin_memcpy(x.total + number * LANES + part * WIDTH, &total, sizeof total);
+    }
+}
+
+INLINE void round_row(const float *token, int64_t size, float factor, int8_t *bytes) {
+    int64_t at = 0;
+    for (; at + WIDTH <= size; at += WIDTH) {
+        typedef int8_t Narrow __attribute__((vector_size(WIDTH)));
+        Narrow narrow = __builtin_convertvector(to_nearest(load(token + at) * factor), Narrow);
+        __builtin_memcpy(bytes + at, &narrow, sizeof narrow);
+    }
+    for (; at < size; at++) bytes[at] = (int8_t)__builtin_lrintf(token[at] * factor);
+}
+
+static void round_to_bytes(const float *token, int64_t size, const Packed &x, int64_t number) {
+    float factor;
+    int8_factors<1>(token, size, &factor, x.scale + number);
+    int8_t *bytes = (int8_t *)(x.data + number * x.stride);
+    round_row(token, size, factor, bytes);
+    int32_t total = 0;
+    for (int64_t at = 0; at < size; at++) total += bytes[at];
+    x.total[number] = total;
+}
+
+// Of each 2 * BYTES inputs first those of even number, then the others.
+static void round_to_halves(const float *token, int64_t size, const Packed &x, int64_t number) {
+    float factor;
+    int8_factors<1>(token, size, &factor, x.scale + number);
+    for (int64_t first = 0; first < x.stride; first += 2 * BYTES) {
+        int8_t in_order[2 * BYTES] = {}, *bytes = (int8_t *)(x.data + number * x.stride + first);
+        int32_t *totals = x.total + number * x.totals + first / 8;
+        if (first < size) round_row(token + first, least(2 * BYTES, size - first), factor, in_order);
+        for (int i = 0; i < BYTES; i++) {
+            bytes[i] = in_order[2 * i];
+            bytes[BYTES + i] = in_order[2 * i + 1];
+        }
+        for (int lane = 0; lane < WIDTH; lane++) {
+            int32_t total = 0;
+            for (int i = 0; i < 8; i++) total += in_order[8 * lane + i];
+            totals[lane] = -8 * total;
+        }
     }
 }
 
@@ -161,7 +192,8 @@ static void round_block(const float *block, int64_t size, const Packed &x, int64
             round_to_brains_by_panel(block, size, to);
         }
     } else if constexpr (L == 1) {
-        round_to_bytes(block, size, x, number);
+        if (x.type == QUINTET_INT4) round_to_halves(block, size, x, number);
+        else round_to_bytes(block, size, x, number);
     } else {
         round_to_bytes_by_panel(block, size, x, number);
     }

@@ -84,7 +84,7 @@ class Library:
             ("error", c_char_p, []),
             ("instruction_set", c_char_p, []),
             ("set_threads", ctypes.c_int, [c_int64]),
-            ("encode", ctypes.c_int, [POINTER(Model), pointer, pointer, pointer, c_int64, pointer]),
+            ("encode", ctypes.c_int, [POINTER(Model), pointer, pointer, pointer, pointer, c_int64, pointer]),
             ("session_new", c_void_p, [POINTER(Model), pointer, pointer, c_int64]),
             ("session_step", ctypes.c_int, [c_void_p, pointer, c_int64, c_int32, pointer, pointer]),
             ("session_select", ctypes.c_int, [c_void_p, pointer, c_int64]),

@@ -20,20 +20,23 @@ def encode(
     lengths: Sequence[int],
     ids: torch.Tensor | None = None,
     embeds: torch.Tensor | None = None,
+    visible: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The encoder's states (tokens, d_model) in float32 of sources laid behind each other.
 
-    Give `ids` (tokens,) or `embeds` (tokens, d_model); `lengths` of the sources are from 1 on. Raises RuntimeError for
-    ids outside the vocabulary, and if memory runs out.
+    Give `ids` (tokens,) or `embeds` (tokens, d_model); `lengths` of the sources are from 1 on. No token looks at those
+    that `visible` (tokens,) leaves out. Raises RuntimeError for ids outside the vocabulary, and if memory runs out.
     """
     states = torch.empty(sum(lengths), plan.config.d_model)
     starts = _starts(lengths)
     ids = None if ids is None else ids.long().contiguous()
     embeds = None if embeds is None else embeds.float().contiguous()
+    visible = None if visible is None else visible.to(torch.uint8).contiguous()
     library.encode(
         plan.model,
         None if ids is None else ids.data_ptr(),
         None if embeds is None else embeds.data_ptr(),
+        None if visible is None else visible.data_ptr(),
         starts.data_ptr(),
         len(lengths),
         states.data_ptr(),

@@ -1,0 +1,122 @@
+// Products of int4: two weights a byte, 0 to 15 and standing for -8 to 7.
+//
+// The lower halves of four bytes are inputs 0, 2, 4, 6, the upper 1, 3, 5, 7; the tokens' numbers are kept apart likewise.
+// Integers are added up within a group and meet its scale as floats.
+#pragma once
+
+#include "numbers.h"
+
+namespace quintet::QUINTET_ISA {
+
+constexpr uint32_t LOWER_HALVES = 0x0f0f0f0f;
+
+INLINE int64_t group_size(const quintet_matrix &w) { return w.group == 0 ? w.inputs : w.group; }
+
+template <int ROWS, int PANELS>
+INLINE void panel_tile_int4(const quintet_matrix &w, int64_t row, const Packed &x, int64_t panel, float *out,
+                            const Target &to) {
+    Floats results[ROWS][PANELS][PARTS] = {};
+    const int64_t bytes = row_bytes(w), group = group_size(w), groups = w.inputs / group;
+    const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
+    const uint8_t *tokens = x.data + panel * x.stride;
+    for (int64_t g = 0; g < groups; g++) {
+        Ints sums[ROWS][PANELS][PARTS];
+        for (int p = 0; p < PANELS; p++)
+            for (int part = 0; part < PARTS; part++) {
+                const int32_t *total = x.total + ((panel + p) * groups + g) * LANES + part * WIDTH;
+                for (int r = 0; r < ROWS; r++) sums[r][p][part] = load_as<Ints>(total);
+            }
+        for (int64_t at = g * group; at < (g + 1) * group; at += 8) {
+            Words even[PANELS][PARTS], odd[PANELS][PARTS];
+#pragma GCC unroll 8
+            for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 4
+                for (int part = 0; part < PARTS; part++) {
+                    const uint8_t *numbers = tokens + p * x.stride + at * LANES + part * BYTES;
+                    even[p][part] = load_as<Words>(numbers);
+                    odd[p][part] = load_as<Words>(numbers + 64);
+                }
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) {
+                Words pairs = broadcast(weights + r * bytes + at / 2, 4);
+                Words low = pairs & LOWER_HALVES, high = pairs >> 4 & LOWER_HALVES;
+#pragma GCC unroll 8
+                for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 4
+                    for (int part = 0; part < PARTS; part++)
+                        sums[r][p][part] =
+                            add_bytes(add_bytes(sums[r][p][part], low, even[p][part]), high, odd[p][part]);
+            }
+        }
+        for (int r = 0; r < ROWS; r++)
+            for (int p = 0; p < PANELS; p++)
+                for (int part = 0; part < PARTS; part++)
+                    results[r][p][part] += to_floats(sums[r][p][part]) * w.scale[(row + r) * groups + g];
+    }
+    for (int p = 0; p < PANELS; p++)
+        for (int r = 0; r < ROWS; r++)
+            for (int part = 0; part < PARTS; part++)
+                put(out + p * to.stride + r * LANES + part * WIDTH,
+                    results[r][p][part] * load(x.scale + (panel + p) * LANES + part * WIDTH), to.adds);
+}
+
+// The first `count` numbers, which must be there, and zeros.
+INLINE Floats load_first(const float *from, int count) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#else
+    Floats value{};
+    for (int i = 0; i < count; i++) value[i] = from[i];
+    return value;
+#endif
+}
+
+// A vector of weights' bytes holds 2 * BYTES inputs: part of a group, or several groups.
+template <int ROWS, int TOKENS>
+INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, const Packed &x, int64_t token, float *out,
+                            const Target &to) {
+    constexpr int64_t INPUTS = 2 * BYTES;
+    Floats results[ROWS][TOKENS] = {};
+    const int64_t bytes = row_bytes(w), group = group_size(w), groups = w.inputs / group;
+    const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
+    const uint8_t *tokens = x.data + token * x.stride;
+    const int64_t ahead = bytes_ahead(ROWS * bytes);
+    const int lanes = group < INPUTS ? (int)(group / 8) : WIDTH;  // of one group
+    Ints scale_of_lane;
+    for (int lane = 0; lane < WIDTH; lane++) scale_of_lane[lane] = lane / lanes;
+    auto step = [&](int64_t at, auto size) {  // `at` counts bytes of weights
+        Words even[TOKENS], odd[TOKENS];
+        Ints total[TOKENS];
+#pragma GCC unroll 8
+        for (int t = 0; t < TOKENS; t++) {
+            even[t] = load_as<Words>(tokens + t * x.stride + 2 * at);
+            odd[t] = load_as<Words>(tokens + t * x.stride + 2 * at + BYTES);
+            total[t] = load_as<Ints>(x.total + (token + t) * x.totals + at / 4);
+        }
+        int64_t first = 2 * at / group;
+        int present = (int)least(WIDTH / lanes, groups - first);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            prefetch(weights + r * bytes + at + ahead);
+            Words pairs = load_part(weights + r * bytes + at, size);
+            Words low = pairs & LOWER_HALVES, high = pairs >> 4 & LOWER_HALVES;
+            const float *scales = w.scale + (row + r) * groups + first;
+            Floats scale = lanes == WIDTH ? splat(*scales)
+                                          : __builtin_shuffle(load_first(scales, present), scale_of_lane);
+#pragma GCC unroll 8
+            for (int t = 0; t < TOKENS; t++)
+                results[r][t] += to_floats(add_bytes(add_bytes(total[t], low, even[t]), high, odd[t])) * scale;
+        }
+    };
+    int64_t at = 0;
+    struct All { constexpr operator int64_t() const { return BYTES; } };
+    for (; at + BYTES <= bytes; at += BYTES) step(at, All{});
+    if (at < bytes) step(at, bytes - at);
+    for (int t = 0; t < TOKENS; t++)
+        for (int r = 0; r < ROWS; r++) {
+            float *place = out + t * to.stride + r, result = sum(results[r][t]) * x.scale[token + t];
+            *place = to.adds ? *place + result : result;
+        }
+}
+
+}  // namespace quintet::QUINTET_ISA
