@@ -20,12 +20,14 @@ from quintet.training.data.denoising import (
     SpanCorruption,
     chunk_length,
     corrupt,
+    mixed_examples,
     noise_counts,
     noise_mask,
     random_split,
 )
 from quintet.training.data.records import Source
 from quintet.training.data.sentinels import sentinel_ids
+from quintet.training.data.stream import Stream
 from quintet.training.data.token_cache import TokenCache
 from quintet.training.data.tokenizing import tokenize_corpus
 
@@ -307,6 +309,16 @@ def test_ul2_is_the_mixture_of_the_paper() -> None:
     assert (UL2[-1].denoiser, UL2[-1].prefix) == (PrefixLM(), "[S2S]")
     shares = {prefix: sum(one.rate for one in UL2 if one.prefix == prefix) for prefix in ("[NLU]", "[NLG]", "[S2S]")}
     assert shares == pytest.approx({"[NLU]": 0.4, "[NLG]": 0.4, "[S2S]": 0.2})
+
+
+def test_a_corpus_under_ul2_is_streamed(corpus: TokenCache) -> None:
+    tokenizer = quintet.ByT5Tokenizer()
+    stream = Stream(*mixed_examples(corpus, tokenizer, 100, 80))
+    assert stream.rates == pytest.approx([one.rate for one in UL2])
+    sources = [tokenizer.decode(stream.example(stream.draw())["input_ids"]) for _ in range(200)]
+    shares = [sum(source.startswith(prefix) for source in sources) / 200 for prefix in ("[NLU]", "[NLG]", "[S2S]")]
+    assert shares == pytest.approx([0.4, 0.4, 0.2], abs=0.1)
+    assert stream.longest[0] == 100
 
 
 def test_the_options_are_part_of_the_fingerprint(corpus: TokenCache) -> None:

@@ -50,6 +50,11 @@ def test_a_field_that_is_no_text(value: Any) -> None:
         Template("{q}").fill(Record({"q": value}, "here"))
 
 
+def test_half_a_character() -> None:
+    with pytest.raises(ValueError, match="here has text that is not Unicode"):
+        Template("{q}").fill(Record({"q": "\ud83d"}, "here"))
+
+
 def test_a_task_has_a_source_and_a_target() -> None:
     task = Task(
         "wmt", Source("wmt"), prefix="translate: ", source="{pair[en]}", target="{pair[de]}", metric="sacrebleu"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,19 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path: Path, error: BaseExceptio
     with pytest.raises(type(error)):
         TokenCache.write(tmp_path / "caches" / "x", "", ["text"], 10, failing(error))
     assert list((tmp_path / "caches").iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [0, 100_000])
+def test_no_room_on_the_disk(tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files stands in for it; the second lets the ids pass, but not the offsets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match=f"cannot write the token cache in {re.escape(str(tmp_path))}"):
+            TokenCache.write(tmp_path / "x", "", ["text"], 10, [[[[1]] * 40_000]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_faster_process_wins(tmp_path: Path) -> None:

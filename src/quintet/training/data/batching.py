@@ -1,7 +1,8 @@
 """Batches of a stream, endless and resumable: by length, so that little is padding, or packed.
 
 Examples are grouped within a window of the stream; batches come out in random order. What fills no whole batch is kept
-for the next window.
+for the next window. Several processes make the same batches, and each takes its share of the rows: so their number may
+change when training goes on.
 """
 
 from __future__ import annotations

@@ -208,3 +208,22 @@ UL2 = (
     MixedDenoiser(PrefixLM(), 0.2, "[S2S]"),
 )
 """The R, X and S denoisers of the UL2 paper (table 1), S at the rate of 20 % that it found best, R and X equal."""
+
+
+def mixed_examples(
+    corpus: TokenCache,
+    tokenizer: TokenizerBase,
+    source_length: int,
+    target_length: int | None = None,
+    mixture: Sequence[MixedDenoiser] = UL2,
+) -> tuple[list[DenoisingExamples], list[float]]:
+    """A corpus under each denoiser of a mixture, and their rates: what a `Stream` takes.
+
+    Raises as DenoisingExamples does: with 100 sentinels, UL2's densest denoiser allows sources of about 400 tokens.
+    """
+
+    def under(one: MixedDenoiser) -> DenoisingExamples:
+        name = f"{one.prefix} {one.denoiser}"
+        return DenoisingExamples(name, corpus, tokenizer, one.denoiser, source_length, target_length, one.prefix)
+
+    return [under(one) for one in mixture], [one.rate for one in mixture]

@@ -41,7 +41,12 @@ class Template:
     def fill(self, record: Record) -> str:
         """The text for a record. Raises ValueError, naming the record's place, if a field is missing or no text."""
         filled = (literal + ("" if field is None else _value(record, field)) for literal, field in self._parts)
-        return self.prefix + "".join(filled)
+        text = self.prefix + "".join(filled)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half a character: "\\ud83d" alone
+            raise ValueError(f"{record.where} has text that is not Unicode: {error.reason}") from error
+        return text
 
 
 def _value(record: Record, field: str) -> str:

@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,14 +102,26 @@ def _write(
         for batch in batches:
             for column, rows in enumerate(batch):
                 lengths[column].append(np.array([len(row) for row in rows], dtype=np.int64))
-                files[column].write(_flat(rows, dtype).tobytes())
+                with _writing(folder):
+                    files[column].write(_flat(rows, dtype).tobytes())
+                    files[column].flush()
     columns = {}
-    for name, counts in zip(names, lengths, strict=True):
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), *counts]).cumsum()
-        np.save(folder / f"{name}.offsets.npy", offsets)
-        columns[name] = (np.dtype(dtype).str, int(offsets[-1]))
-    index = {"fingerprint": fingerprint, "columns": columns}
-    (folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+    with _writing(folder):
+        for name, counts in zip(names, lengths, strict=True):
+            offsets = np.concatenate([np.zeros(1, dtype=np.int64), *counts]).cumsum()
+            np.save(folder / f"{name}.offsets.npy", offsets)
+            columns[name] = (np.dtype(dtype).str, int(offsets[-1]))
+        index = {"fingerprint": fingerprint, "columns": columns}
+        (folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says what could not be written: an error of a write names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write the token cache in {folder.parent}: {error.strerror}") from error
 
 
 def _flat(rows: Sequence[Sequence[int]], dtype: type[np.unsignedinteger]) -> np.ndarray:
