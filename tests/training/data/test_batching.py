@@ -76,9 +76,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make: Make) -> None:
 
 
 @every_kind
-def test_a_state_can_be_loaded_midway(make: Make) -> None:
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_state_can_be_loaded_midway(make: Make, before: int) -> None:
     batches = make()
-    take(batches, 3)
+    take(batches, before)
     state = batches.state_dict()
     expected = take(batches, 20)
     batches.load_state_dict(state)
@@ -124,6 +125,13 @@ def test_packed_rows_fit_and_are_full() -> None:
     assert all(len(batch) == 4 for batch in batches)
     assert (lengths <= 128).all()
     assert lengths.mean() / 128 > 0.9
+
+
+def test_the_emptiest_rows_wait_for_more_examples() -> None:
+    lengths = np.array([(30, 30), (60, 50), (60, 50), (5, 5), (60, 50), (60, 50)])
+    batches, left = packed()._group(lengths, np.random.default_rng(0))
+    assert sorted(batches[0]) == [[1], [2], [4], [5]]
+    assert sorted(left) == [0, 3]
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,10 @@ def test_the_start_token_is_the_configuration_s() -> None:
     example = make_examples([(3, 3)])[0]
     padded = PaddingCollator(config, pad_to_multiple_of=5)([example])
     packed = PackingCollator(config, 5, 5)([[example]])
+    shifted = [4, *example["labels"][:2].tolist()]
+    assert padded["decoder_input_ids"].tolist() == [[*shifted, 1, 2]]
+    assert packed["decoder_input_ids"].tolist() == [[*shifted, 2, 2]]
     for batch in (padded, packed):
-        assert batch["decoder_input_ids"][0, :3].tolist() == [4, *example["labels"][:2].tolist()]
         assert batch["input_ids"][0, 3:].tolist() == [2, 2]
 
 

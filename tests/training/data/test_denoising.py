@@ -104,6 +104,10 @@ def test_halves_are_rounded_to_even() -> None:
     assert noise_counts(100, 0.21, 6)[1] == 4
 
 
+def test_one_token_is_never_noise() -> None:
+    assert noise_counts(2, 0.9, 1) == (1, 1)
+
+
 def test_noise_without_room_between_the_spans() -> None:
     with pytest.raises(ValueError, match="90 spans of noise need a token before each, but 90 of 100"):
         noise_counts(100, 0.9, 1)

@@ -11,7 +11,7 @@ from quintet.training.data.examples import TaskExamples
 from quintet.training.data.token_cache import TokenCache
 from tests.training.data.toys import plain
 
-SOURCES = [[5, 6, 1], [5, 6, 7, 8, 1], [9, 1]]
+SOURCES = [[5, 6, 1], [5, 6, 7, 8, 1], [9, 9, 9, 9, 1]]
 TARGETS = [[3, 1], [4, 1], [3, 4, 5, 1]]
 
 

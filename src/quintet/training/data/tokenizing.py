@@ -17,7 +17,6 @@ from quintet.training.data.token_cache import TokenCache
 
 _VERSION = 1  # of what is done here; another one makes other caches
 _BATCH = 1000
-_PLACE = ("name_or_path", "vocab_file", "tokenizer_file")  # where a tokenizer came from says nothing about its ids
 
 
 def tokenize_task(task: Task, tokenizer: TokenizerBase, folder: str | os.PathLike[str]) -> TokenCache:
@@ -43,16 +42,8 @@ def tokenizer_fingerprint(tokenizer: TokenizerBase) -> str:
     digest = blake2b(type(tokenizer).__name__.encode(), digest_size=16)
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(map(Path, tokenizer.save_pretrained(folder))):
-            digest.update(path.name.encode() + _content(path))
+            digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _content(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.name != "tokenizer_config.json":
-        return content
-    values = json.loads(content)
-    return json.dumps({key: values[key] for key in sorted(values) if key not in _PLACE}).encode()
 
 
 def _tokenize(
