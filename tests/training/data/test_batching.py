@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from quintet.training.data.batching import BucketedBatches, PackedBatches
+from quintet.training.data.buckets import Limits, every_example
 from quintet.training.data.stream import Stream
 from tests.training.data.toys import plain, through_json, toy_set
 
@@ -18,11 +19,13 @@ Make = Callable[..., Any]
 
 def by_tokens(seed: int = 0, **options: Any) -> BucketedBatches:
     sets = [toy_set(90), toy_set(40, seed=1)]
-    return BucketedBatches(Stream(sets, seed=seed), **{"max_tokens": 200, "window": 64, **options})
+    return BucketedBatches(
+        Stream(sets, seed=seed), Limits(200, options.pop("max_examples", None)), **{"window": 64, **options}
+    )
 
 
 def by_count(seed: int = 0, **options: Any) -> BucketedBatches:
-    return BucketedBatches(Stream([toy_set(90)], seed=seed), **{"max_examples": 7, "window": 5, **options})
+    return BucketedBatches(Stream([toy_set(90)], seed=seed), Limits(max_examples=7), **{"window": 5, **options})
 
 
 def packed(seed: int = 0, **options: Any) -> PackedBatches:
@@ -101,7 +104,7 @@ def cost(batch: list[Any]) -> int:
 
 def test_tokens_are_bounded_and_little_is_padding() -> None:
     stream = Stream([toy_set(3000, longest=60)])
-    batches = take(BucketedBatches(stream, max_tokens=1000, window=3000), 150)
+    batches = take(BucketedBatches(stream, Limits(1000), window=3000), 150)
     assert all(cost(batch) <= 1000 for batch in batches)
     real = sum(len(one["input_ids"]) + len(one["labels"]) for one in examples_of(batches))
     assert real / sum(map(cost, batches)) > 0.85  # in random order it would be about a half
@@ -113,6 +116,15 @@ def test_examples_are_bounded() -> None:
     assert all(len(batch) == 7 for batch in take(by_count(), 20))
     both = take(by_tokens(max_examples=3), 20)
     assert {len(batch) for batch in both} <= {1, 2, 3}
+
+
+def test_for_evaluation_each_example_comes_once() -> None:
+    examples = toy_set(90)
+    batches = [plain(batch) for batch in every_example(examples, Limits(200))]
+    assert batches == [plain(batch) for batch in every_example(examples, Limits(200))]
+    assert all(cost(batch) <= 200 for batch in batches)
+    expected = [repr(plain(examples.example(place, (place,)))) for place in range(90)]
+    assert Counter(map(repr, examples_of(batches))) == Counter(expected)
 
 
 def test_packed_rows_fit_and_are_full() -> None:
@@ -137,9 +149,6 @@ def test_the_emptiest_rows_wait_for_more_examples() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (by_tokens, {"max_tokens": None}, "give max_tokens or max_examples"),
-        (by_tokens, {"max_tokens": 39}, r"max_tokens is 39, but one example may take 20 \+ 20 tokens"),
-        (by_count, {"max_examples": 0}, "max_examples must be at least 1"),
         (by_tokens, {"window": 0}, "window must be at least 1"),
         (packed, {"rows": 0}, "rows must be at least 1"),
         (packed, {"source_length": 19}, r"a row holds 19 \+ 50 tokens, but one example may take 20 \+ 20"),
@@ -149,3 +158,18 @@ def test_the_emptiest_rows_wait_for_more_examples() -> None:
 def test_batches_that_cannot_be(make: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("limits", [(None, None), (0, None), (None, 0)])
+def test_limits_that_make_no_sense(limits: tuple[int | None, int | None]) -> None:
+    with pytest.raises(ValueError, match=r"max_tokens or max_examples|must be at least 1"):
+        Limits(*limits)
+
+
+def test_an_example_over_the_limits() -> None:
+    for make in (
+        lambda: BucketedBatches(Stream([toy_set(90)]), Limits(39)),
+        lambda: next(every_example(toy_set(90), Limits(39))),
+    ):
+        with pytest.raises(ValueError, match=r"max_tokens is 39, but one example may take 20 \+ 20 tokens"):
+            make()

@@ -8,11 +8,13 @@ change when training goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from quintet.training.data.examples import Example
+from quintet.training.data.buckets import Limits
+from quintet.training.data.examples import Example, lengths_of
 from quintet.training.data.packing import pack
 from quintet.training.data.stream import Stream, Ticket
 
@@ -77,9 +79,8 @@ class Batches(Generic[Row]):
         self._number += 1
         tickets = self._carried + [self._stream.draw() for _ in range(self._window)]
         self._examples = [self._stream.example(ticket) for ticket in tickets]
-        lengths = np.array([(len(one["input_ids"]), len(one["labels"])) for one in self._examples])
         rng = np.random.default_rng([self._stream.seed, _SHUFFLE, self._number])
-        batches, left = self._group(lengths, rng)
+        batches, left = self._group(lengths_of(self._examples), rng)
         self._batches = [batches[place] for place in rng.permutation(len(batches))]
         self._carried = [tickets[place] for place in left]
         self._given = 0
@@ -93,40 +94,20 @@ class Batches(Generic[Row]):
 
 
 class BucketedBatches(Batches[Example]):
-    """Batches of examples of similar length: at most `max_tokens` tokens, padding included, and `max_examples` rows.
+    """Batches of examples of similar length, each as large as `limits` allow.
 
-    A batch of n rows costs n x (its longest source + its longest target) tokens. Either limit alone will do. Raises
-    ValueError if the limits let no example in.
+    Raises ValueError if an example may be over the limits.
     """
 
-    def __init__(
-        self, stream: Stream, max_tokens: int | None = None, max_examples: int | None = None, window: int = 8192
-    ) -> None:
-        if max_tokens is None and max_examples is None:
-            raise ValueError("give max_tokens or max_examples: nothing else bounds a batch")
-        if max_tokens is not None and sum(stream.longest) > max_tokens:
-            source, target = stream.longest
-            raise ValueError(
-                f"max_tokens is {max_tokens}, but one example may take {source} + {target} tokens: raise it, or lower "
-                "the limits of length"
-            )
-        _check_positive(window=window, **({} if max_examples is None else {"max_examples": max_examples}))
-        super().__init__(stream, window, {"max_tokens": max_tokens, "max_examples": max_examples})
-        self._max_tokens = np.inf if max_tokens is None else max_tokens
-        self._max_examples = np.inf if max_examples is None else max_examples
+    def __init__(self, stream: Stream, limits: Limits, window: int = 8192) -> None:
+        _check_positive(window=window)
+        limits.check(stream.longest)
+        super().__init__(stream, window, asdict(limits))
+        self._limits = limits
 
     def _group(self, lengths: np.ndarray, rng: np.random.Generator) -> tuple[list[list[Any]], Sequence[int]]:
-        batches: list[list[int]] = []
-        batch: list[int] = []
-        longest = np.zeros(2, dtype=np.int64)
-        for place in _by_length(lengths):
-            longer = np.maximum(longest, lengths[place])
-            if (len(batch) + 1) * longer.sum() > self._max_tokens or len(batch) == self._max_examples:
-                batches.append(batch)
-                batch, longer = [], lengths[place]
-            batch.append(int(place))
-            longest = longer
-        return batches, batch
+        *full, last = self._limits.cut(lengths)
+        return full, last
 
     def _row(self, places: Any) -> Example:
         return self._examples[places]
@@ -160,12 +141,6 @@ class PackedBatches(Batches[list[Example]]):
 
     def _row(self, places: Any) -> list[Example]:
         return [self._examples[place] for place in places]
-
-
-def _by_length(lengths: np.ndarray) -> np.ndarray:
-    """Places in an order in which neighbours are alike on both sides: sources rise, targets rise and fall in turn."""
-    step, targets = lengths[:, 0] // 2, lengths[:, 1]
-    return np.lexsort((np.where(step % 2, -targets, targets), step))
 
 
 def _check_positive(**values: int) -> None:

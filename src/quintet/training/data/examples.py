@@ -16,6 +16,11 @@ Example = dict[str, np.ndarray]
 """input_ids (source,) and labels (target,), both closed by </s>, without padding."""
 
 
+def lengths_of(examples: Sequence[Example]) -> np.ndarray:
+    """The lengths (examples, 2) of sources and targets."""
+    return np.array([(len(example["input_ids"]), len(example["labels"])) for example in examples])
+
+
 class Examples(Protocol):
     """A set of examples of known size."""
 
