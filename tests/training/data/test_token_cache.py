@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def test_no_room_on_the_disk(tmp_path: Path, limit: int) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = time.time() - 25 * 3600, time.time() - 23 * 3600
+    for name, folder_time, file_time in (("dead", old, old), ("alive", old, new), ("started", new, old)):
+        folder = tmp_path / f".unfinished-{name}"
+        folder.mkdir()
+        (folder / "text.ids").touch()
+        os.utime(folder / "text.ids", (file_time, file_time))
+        os.utime(folder, (folder_time, folder_time))
+    TokenCache.write(tmp_path / "x", "", ["text"], 10, [[[[1]]]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-alive", ".unfinished-started", "x"]
 
 
 def test_the_faster_process_wins(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class PrefixLM:
 
     def chunk(self, source_length: int, target_length: int | None) -> tuple[int, int]:
         """How many tokens a chunk has, and the longest target: all but one token, and </s>."""
-        length = min(source_length, target_length or source_length)
+        length = source_length if target_length is None else min(source_length, target_length)
         if length < 2:
             raise ValueError(f"no text fits into {source_length} tokens of source and {target_length} of target")
         return length, length

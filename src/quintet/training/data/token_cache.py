@@ -10,14 +10,17 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 _INDEX = "cache.json"
+_UNFINISHED = ".unfinished-"
+_ABANDONED_AFTER = 24 * 3600.0  # seconds without a batch of tokens
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class TokenCache:
         The folder appears when it is complete. If another process was faster, its folder is taken.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        _remove_abandoned(folder.parent)
+        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
         try:
             _write(unfinished, fingerprint, names, np.uint16 if vocab_size <= 1 << 16 else np.uint32, batches)
             _publish(unfinished, folder)
@@ -129,6 +133,15 @@ def _flat(rows: Sequence[Sequence[int]], dtype: type[np.unsignedinteger]) -> np.
     if flat.size and not 0 <= flat.min() <= flat.max() <= np.iinfo(dtype).max:
         raise ValueError(f"token ids go from {flat.min()} to {flat.max()}, which the vocabulary's size does not allow")
     return flat.astype(dtype)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes have left that were killed while they wrote."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # it is being finished at this moment
+            last = max(file.stat().st_mtime for file in (path, *path.iterdir()))
+            if time.time() - last > _ABANDONED_AFTER:
+                shutil.rmtree(path)
 
 
 def _publish(unfinished: Path, folder: Path) -> None:
