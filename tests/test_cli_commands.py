@@ -128,7 +128,9 @@ def test_wrong_json_names_its_line(model: Path, tmp_path: Path) -> None:
 
 def test_a_megabyte_on_one_line(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("word " * 200_000 + "\n")
-    assert "not enough memory: shorten the text" in complaint("-m", model, "--input", tmp_path / "in.txt")
+    assert "not enough memory: attention of 1 x 200,001 tokens" in complaint(
+        "-m", model, "--input", tmp_path / "in.txt"
+    )
 
 
 def test_a_terminal_sees_the_answer_grow(model: Path) -> None:
