@@ -187,10 +187,10 @@ def test_an_encoder_alone_answers_nothing(command: tuple[str, ...], tmp_path: Pa
 
 
 def test_a_name_is_not_markup() -> None:
-    from quintet.cli.bench import _table
+    from quintet.cli.bench import _report
 
     console = Console(width=80, record=True)
-    console.print(_table({"model": "m[/b]x", "machine": "here", "setting": "so", "results": []}))
+    console.print(_report({"model": "m[/b]x", "machine": "here", "setting": "so", "results": []}))
     assert "m[/b]x" in console.export_text()
 
 
