@@ -154,13 +154,26 @@ def test_a_tokenizer_that_cannot_be_written_leaves_nothing(
         (("--quantize", "int3"), "must be 'int8' or 'int4'"),
         (("--quantize", "int4", "--group-size", "48"), "group_size must be None or a power of two from 16 on, got 48"),
         (("--quantize", "int4", "--group-size", "64"), "a group size of 64 does not divide 32 inputs"),
-        (("--group-size", "32"), "add --quantize int4"),
-        (("--max-shard-size", "many"), "max_shard_size 'many' is no size"),
     ],
 )
 def test_bad_options(options: tuple[str, ...], message: str, tiny: Path, tmp_path: Path) -> None:
     assert message in refusal(tiny, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--group-size", "32"), "add --quantize int4"),
+        (("--max-shard-size", "many"), "max_shard_size 'many' is no size"),
+    ],
+)
+def test_options_that_no_model_makes_right(
+    options: tuple[str, ...], message: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before anything of the model is read."""
+    monkeypatch.setattr(sys.modules["quintet.cli.convert"], "inspect_as_saved", None)
+    assert message in refusal(tiny, tmp_path / "out", *options)
 
 
 def test_a_rounded_checkpoint_is_not_rounded_again(tiny: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from rich.console import Console
+from safetensors.torch import save_file
 
 import quintet
 from quintet.cli.facts import describe
@@ -124,6 +125,7 @@ def test_memory_is_what_loading_takes(head: str, tmp_path: Path) -> None:
     assert facts["memory"] == {"as saved": table["int4"]}
     assert facts["quantization"]["bits"] == 4
     assert facts["missing"] == facts["unexpected"] == []
+    assert "to 4 bits, a scale for each 32 inputs" in printed(facts)
 
 
 def test_a_rounding_that_does_not_divide_the_sizes_is_left_out(tmp_path: Path) -> None:
@@ -193,6 +195,19 @@ def test_what_is_missing_unexpected_and_mismatched(tmp_path: Path, caplog: pytes
     assert "decoder.block.0.layer.0.SelfAttention.q.weight" in text
     assert "classifier.weight" in text
     assert "[48, 32], not [64, 32]" in text
+
+
+def test_second_names_of_tied_weights_are_expected(tmp_path: Path) -> None:
+    """Old checkpoints hold the embeddings up to four times, and a bias that nobody reads."""
+    model = make_pair("ForConditionalGeneration").ours
+    model.save_pretrained(tmp_path)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.zeros(8, 4)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert describe(str(tmp_path))["unexpected"] == []
+    del tensors["shared.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert describe(str(tmp_path))["missing"] == []
 
 
 def test_an_old_name_of_the_class_is_text_to_text(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def convert(
     *,
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
-    group_size: Annotated[int | None, typer.Option(metavar="N", help="Inputs a scale, if not the 32 of int4.")] = None,
+    group_size: Annotated[int | None, typer.Option(metavar="N", help="Weights that share a scale (int4: 32).")] = None,
     format: Annotated[Literal["safetensors", "bin"], typer.Option(help="Of the weights.")] = "safetensors",
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The largest file, such as 200MB.")] = "5GB",
     overwrite: options.Overwrite = False,
@@ -32,7 +32,7 @@ def convert(
 
       quintet convert google/flan-t5-small small-bf16 --dtype bfloat16
 
-      quintet convert google/flan-t5-small small-int4 --quantize int4 --group-size 64
+      quintet convert google/flan-t5-small int4 --quantize int4 --group-size 64
     """
     with in_one_line(debug):
         from quintet.checkpoint.writing import check_shard_size

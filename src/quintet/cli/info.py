@@ -54,6 +54,9 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "class", f"{facts['class']} ({facts['model_type']})"
     yield from _network(facts)
     yield "stored", _stored(facts["stored"])
+    if rounded := facts["quantization"]:
+        shared = f"each {rounded['group_size']} inputs" if rounded["group_size"] else "all inputs of an output"
+        yield "quantized", f"to {rounded['bits']} bits, a scale for {shared}"
     yield "tokenizer", _tokenizer(facts["tokenizer"])
     if facts["generation"] is not None:
         yield "generation", ", ".join(f"{name} {value}" for name, value in facts["generation"].items()) or "defaults"
