@@ -159,7 +159,7 @@ def test_ctrl_c_keeps_what_is_done(model: Path, tmp_path: Path) -> None:
     assert {first, *rest.splitlines(keepends=True)} == {b"Das Haus ist wunderbar.\n"}
 
 
-# -- score, info, convert, bench, attention
+# -- score, bench, attention
 
 
 def test_score_ranks(model: Path) -> None:
@@ -192,49 +192,6 @@ def test_a_name_is_not_markup() -> None:
     console = Console(width=80, record=True)
     console.print(_report({"model": "m[/b]x", "machine": "here", "setting": "so", "results": []}))
     assert "m[/b]x" in console.export_text()
-
-
-def test_info_tells_what_a_checkpoint_is(model: Path, tmp_path: Path) -> None:
-    facts = json.loads(output("info", model, "--json"))
-    reference = transformers.T5ForConditionalGeneration.from_pretrained(model)
-    assert facts["parameters"] == reference.num_parameters()
-    assert facts["class"] == "T5ForConditionalGeneration"
-    assert (facts["dtype"], facts["missing"], facts["tokenizer"]) == ("bfloat16", [], "T5TokenizerFast")
-    rounded = quintet.T5ForConditionalGeneration.from_pretrained(model, quantization_config="int8")
-    assert facts["bytes"]["int8"] == sum(parameter.nbytes for parameter in rounded.parameters())
-    assert "gated-gelu" in output("info", model)
-
-
-def test_info_names_what_is_missing(tmp_path: Path) -> None:
-    make_pair("EncoderModel").ours.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["architectures"] = ["T5ForConditionalGeneration"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    facts = json.loads(output("info", tmp_path, "--json"))
-    assert "decoder.final_layer_norm.weight" in facts["missing"]
-    assert facts["tokenizer"] is None
-    assert "lacks weights of T5ForConditionalGeneration" in run("convert", tmp_path, tmp_path / "o").stderr.decode()
-    assert not (tmp_path / "o").exists()
-
-
-def test_convert_writes_what_the_reference_loads(model: Path, tmp_path: Path) -> None:
-    options = ("--dtype", "float32", "--format", "bin", "--max-shard-size", "100MB")
-    output("convert", model, tmp_path / "bin", *options)
-    assert len(list((tmp_path / "bin").glob("pytorch_model-*.bin"))) > 1
-    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "bin", torch_dtype="auto")
-    ours = quintet.T5ForConditionalGeneration.from_pretrained(model, dtype="float32")
-    assert theirs.dtype == torch.float32
-    for name, tensor in ours.state_dict().items():
-        assert torch.equal(tensor, theirs.state_dict()[name]), name
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "bin")(SKY) == dict(
-        quintet.AutoTokenizer.from_pretrained(model)(SKY)
-    )
-    assert "--overwrite" in refusal("convert", model, tmp_path / "bin")
-
-
-def test_convert_rounds(model: Path, tmp_path: Path) -> None:
-    output("convert", model, tmp_path / "int8", "--quantize", "int8")
-    assert answers(HOUSE, "-m", tmp_path / "int8") == ["Das Haus ist wunderbar."]
 
 
 def test_bench_measures(model: Path) -> None:

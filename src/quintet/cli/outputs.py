@@ -51,6 +51,17 @@ class Output:
         return self._stream
 
 
+def refuse_unwritable_folder(folder: Path) -> None:
+    """Failure if a folder cannot be made, or nothing be written into it: said before the work, not after."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise Failure(f"cannot write into the folder {folder}: {nearest} is {_obstacle(nearest)}")
+
+
+def _obstacle(path: Path) -> str:
+    return "not yours to write to" if path.is_dir() else "a file"
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Failure if the file, or something in the folder, is there. Devices and pipes hold nothing to lose."""
     holds = any(path.iterdir()) if path.is_dir() else path.is_file()
