@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import quintet
-from quintet.cli.run import as_text
+from quintet.cli.answers import as_text
 
 PROGRAM = Path(sys.executable).with_name("quintet")
 HOUSE = "translate English to German: The house is wonderful."
@@ -192,9 +192,15 @@ def test_a_damaged_model(model: Path, tmp_path: Path) -> None:
     assert "model.safetensors" in complaint(HOUSE, "-m", tmp_path)
 
 
-def test_bytes_that_are_no_text(model: Path) -> None:
-    message = complaint("-m", model, stdin=b"good\nb\xffad\n")
-    assert message == "standard input is not valid utf-8: invalid start byte at byte 6"
+def test_bytes_that_are_no_text(model: Path, expected: dict[str, str]) -> None:
+    """The line is named, and what came before it, in its batch too, is answered."""
+    result = run("run", "-m", model, "--batch-size", "8", stdin=f"{SKY}\n{HOUSE}\n".encode() + b"b\xffad\ngood\n")
+    assert result.stdout.decode("utf-8") == f"{expected[SKY]}\n{expected[HOUSE]}\n"
+    assert (result.returncode, result.stderr.decode("utf-8")) == (
+        1,
+        "quintet: standard input, line 3 is not valid utf-8: invalid start byte, its byte 2 "
+        "(answers before it, which are written: 2)\n",
+    )
 
 
 def test_a_terminal_is_not_waited_for(model: Path) -> None:

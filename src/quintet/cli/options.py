@@ -8,9 +8,15 @@ import typer
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, or a name on the Hub.")]
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A folder, or a name on the Hub.")]
-Device = Annotated[str, typer.Option(metavar="DEV", help="Or cuda, cuda:1; a number is CUDA's, -1 the CPU.")]
-Dtype = Annotated[str, typer.Option(metavar="TYPE", help="Or bfloat16, float16, auto (the checkpoint's).")]
-Quantize = Annotated[str | None, typer.Option(metavar="BITS", help="Round weights while loading: int8 or int4.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+Device = Annotated[
+    str, typer.Option(metavar="DEV", help="The device: cpu, cuda, cuda:1, or a CUDA device's number (-1: the CPU).")
+]
+Dtype = Annotated[
+    str, typer.Option(metavar="TYPE", help="The weights' type: float32, bfloat16, float16, or auto (as saved).")
+]
+Quantize = Annotated[
+    str | None, typer.Option(metavar="BITS", help="Round the weights while they are loaded: int8 or int4.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
