@@ -42,7 +42,12 @@ def stream(pipe: Any, inputs: Inputs, wanted: dict[str, Any]) -> None:
     """To a terminal, words appear as they are decided."""
     from quintet.generation.streamers import TextStreamer
 
-    streamer = TextStreamer(pipe.tokenizer, skip_special_tokens=True)
+    class Streamer(TextStreamer):
+        def fail(self, error: BaseException) -> None:
+            """What comes next is not to stand behind half an answer."""
+            print()
+
+    streamer = Streamer(pipe.tokenizer, skip_special_tokens=True)
     for _ in _answered(pipe, inputs, {**wanted, "streamer": streamer, "batch_size": 1}):
         pass
 

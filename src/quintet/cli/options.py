@@ -8,15 +8,9 @@ import typer
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, or a name on the Hub.")]
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A folder, or a name on the Hub.")]
-Device = Annotated[
-    str, typer.Option(metavar="DEV", help="The device: cpu, cuda, cuda:1, or a CUDA device's number (-1: the CPU).")
-]
-Dtype = Annotated[
-    str, typer.Option(metavar="TYPE", help="The weights' type: float32, bfloat16, float16, or auto (as saved).")
-]
-Quantize = Annotated[
-    str | None, typer.Option(metavar="BITS", help="Round the weights while they are loaded: int8 or int4.")
-]
+Device = Annotated[str, typer.Option(metavar="DEV", help="cpu, cuda, cuda:1, or a CUDA number (-1: CPU).")]
+Dtype = Annotated[str, typer.Option(metavar="TYPE", help="float32, bfloat16, float16, or auto (as saved).")]
+Quantize = Annotated[str | None, typer.Option(metavar="BITS", help="Round the weights while loading: int8 or int4.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -15,7 +15,7 @@ from quintet.cli.inputs import read_inputs
 from quintet.cli.outputs import Output
 from quintet.cli.tasks import call_options, generates
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with the input and its result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
 
 def run(
@@ -29,7 +29,9 @@ def run(
     ] = "text2text-generation",
     input: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Read inputs from a file, one a line; .jsonl, .ndjson: a JSON value a line."),
+        typer.Option(
+            metavar="FILE", help="Read inputs from a file, one a line; .jsonl or .ndjson: a JSON value a line."
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(metavar="KEY", help="The key of each JSON object to use.")] = None,
     output: Annotated[
@@ -48,7 +50,7 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="How many inputs are computed together.")] = 1,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="The longest answer, in tokens; else the checkpoint's, or 256."),
+        typer.Option(min=1, metavar="N", help="Longest answer in tokens; else the checkpoint's, or 256."),
     ] = None,
     num_beams: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Beams, 1 is greedy; else the checkpoint's, or 4.")
@@ -57,6 +59,8 @@ def run(
     debug: options.Debug = False,
 ) -> None:
     """Run a model on texts and print one answer a line.
+
+    JSON lines can bring their own labels for zero-shot-classification, under "candidate_labels".
 
     Examples:
 
