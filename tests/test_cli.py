@@ -105,6 +105,7 @@ def test_dtype(dtype: str, model: Path) -> None:
 
 
 def test_a_task_brings_its_prefix(model: Path, tmp_path: Path) -> None:
+    """And without its languages it is the first that the checkpoint knows, which a line says."""
     for file in model.iterdir():
         if file.name != "config.json":
             (tmp_path / file.name).symlink_to(file)
@@ -113,6 +114,10 @@ def test_a_task_brings_its_prefix(model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     task = ("--task", "translation_en_to_de")
     assert answers("The house is wonderful.", "-m", tmp_path, *task) == ["Das Haus ist wunderbar."]
+    result = run("run", "The house is wonderful.", "-m", tmp_path, "--task", "translation")
+    assert (result.returncode, result.stdout) == (0, b"Das Haus ist wunderbar.\n")
+    assert result.stderr.startswith(b'quintet: "translation" is done as "translation_en_to_de"')
+    assert result.stderr.count(b"\n") == 1
 
 
 def test_max_new_tokens(model: Path) -> None:

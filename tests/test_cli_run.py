@@ -264,7 +264,7 @@ def test_half_an_answer_keeps_a_line_of_its_own(shared: Path, capsys: pytest.Cap
     """What fails while words are shown does not say so behind them."""
     tokenizer = quintet.AutoTokenizer.from_pretrained(shared / "tokenizers" / "t5")
     network = make_pair("ForConditionalGeneration", vocab_size=32128).ours
-    pipe = quintet.pipeline(model=network, tokenizer=tokenizer, device="cpu")
+    pipe = quintet.pipeline(model=network, tokenizer=tokenizer, device="cpu", batch_size=2)
 
     def stop(ids: Any, scores: Any) -> bool:
         if ids.shape[1] == 8:
@@ -272,7 +272,7 @@ def test_half_an_answer_keeps_a_line_of_its_own(shared: Path, capsys: pytest.Cap
         return False
 
     with pytest.raises(RuntimeError, match="enough"):
-        stream(pipe, Inputs(["a"]), {"num_beams": 1, "min_new_tokens": 20, "stopping_criteria": [stop]})
+        stream(pipe, Inputs(["a", "b"]), {"num_beams": 1, "min_new_tokens": 20, "stopping_criteria": [stop]})
     shown = capsys.readouterr().out
     assert shown.strip()
     assert shown.endswith("\n")

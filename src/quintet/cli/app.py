@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Annotated
 
 import typer
@@ -34,9 +35,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def show_messages() -> None:
-    """What the library logs goes to stderr, a line each."""
+    """What the library logs, and warns of, goes to stderr, a line each."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("quintet: %(message)s"))
-    logging.getLogger("quintet").addHandler(handler)
+    logger = logging.getLogger("quintet")
+    logger.addHandler(handler)
+    warnings.showwarning = lambda message, *where: logger.warning("%s", message)
     # What it says of each attempt to reach the Hub, the error in the end says in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
