@@ -114,7 +114,8 @@ def test_an_output_holds_as_many_lines_as_the_input(model: Path, tmp_path: Path)
 def test_what_was_done_stays_when_a_later_line_fails(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps(HOUSE) + "\n17\n")
     message = complaint("-m", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.txt")
-    assert message.startswith("after 1 answers, which are written: input 1: the input must be a text")
+    wrong = "line 2: the input must be a text or a list of texts, got int"
+    assert message == f"{tmp_path / 'in.jsonl'}, {wrong} (answers before it, which are written: 1)"
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "Das Haus ist wunderbar.\n"
 
 
