@@ -247,10 +247,12 @@ class T5ForConditionalGeneration(EncoderDecoder):
     ) -> dict[str, Any]:
         """The keywords of the forward pass that continues targets (batch, target): for decoding loops of others.
 
-        Tokens whose keys and values are cached are left out; further keywords of `forward` are passed on.
+        Tokens whose keys and values are cached are left out; further keywords of `forward` are passed on, but for
+        labels and for inputs_embeds, which such a loop has encoded before.
         """
         cached = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {"decoder_input_ids": input_ids[:, cached:], "past_key_values": past_key_values, **kwargs}
+        kept = {name: value for name, value in kwargs.items() if name not in ("labels", "inputs_embeds")}
+        return {"decoder_input_ids": input_ids[:, cached:], "past_key_values": past_key_values, **kept}
 
     def generate(
         self,

@@ -1,1 +1,1 @@
-"""Training: data, optimisers, the loop."""
+"""Training made for T5: data, optimisers, schedules, losses, metrics."""
