@@ -23,7 +23,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint       ## the tests: style and types first, then behaviour
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not sweep"
+
+sweep: $(READY)  ## the rest of the large matrices, of which the tests have a part
+	$(BIN)/python -m pytest -n auto -m sweep
 
 bench: $(READY)  ## side by side with the reference, on this machine
 	$(BIN)/python benchmarks/compare.py

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import quintet
-from quintet.cli.run import as_text
+from quintet.cli.answers import as_text
 
 PROGRAM = Path(sys.executable).with_name("quintet")
 HOUSE = "translate English to German: The house is wonderful."
@@ -105,6 +105,7 @@ def test_dtype(dtype: str, model: Path) -> None:
 
 
 def test_a_task_brings_its_prefix(model: Path, tmp_path: Path) -> None:
+    """And without its languages it is the first that the checkpoint knows, which a line says."""
     for file in model.iterdir():
         if file.name != "config.json":
             (tmp_path / file.name).symlink_to(file)
@@ -113,6 +114,10 @@ def test_a_task_brings_its_prefix(model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     task = ("--task", "translation_en_to_de")
     assert answers("The house is wonderful.", "-m", tmp_path, *task) == ["Das Haus ist wunderbar."]
+    result = run("run", "The house is wonderful.", "-m", tmp_path, "--task", "translation")
+    assert (result.returncode, result.stdout) == (0, b"Das Haus ist wunderbar.\n")
+    assert result.stderr.startswith(b'quintet: "translation" is done as "translation_en_to_de"')
+    assert result.stderr.count(b"\n") == 1
 
 
 def test_max_new_tokens(model: Path) -> None:
@@ -192,9 +197,15 @@ def test_a_damaged_model(model: Path, tmp_path: Path) -> None:
     assert "model.safetensors" in complaint(HOUSE, "-m", tmp_path)
 
 
-def test_bytes_that_are_no_text(model: Path) -> None:
-    message = complaint("-m", model, stdin=b"good\nb\xffad\n")
-    assert message == "standard input is not valid utf-8: invalid start byte at byte 6"
+def test_bytes_that_are_no_text(model: Path, expected: dict[str, str]) -> None:
+    """The line is named, and what came before it, in its batch too, is answered."""
+    result = run("run", "-m", model, "--batch-size", "8", stdin=f"{SKY}\n{HOUSE}\n".encode() + b"b\xffad\ngood\n")
+    assert result.stdout.decode("utf-8") == f"{expected[SKY]}\n{expected[HOUSE]}\n"
+    assert (result.returncode, result.stderr.decode("utf-8")) == (
+        1,
+        "quintet: standard input, line 3 is not valid utf-8: invalid start byte, its byte 2 "
+        "(answers before it, which are written: 2)\n",
+    )
 
 
 def test_a_terminal_is_not_waited_for(model: Path) -> None:
@@ -229,7 +240,7 @@ def test_debug_shows_where_an_error_comes_from(model: Path) -> None:
     assert b"ValueError: task 'nonsense' is not known" in result.stderr
 
 
-def test_a_task_that_gives_no_text_is_refused(model: Path) -> None:
-    assert "feature-extraction gives no text to print" in complaint(
-        "a", "--model", model, "--task", "feature-extraction"
-    )
+def test_a_task_that_gives_no_text_is_refused() -> None:
+    """Before anything is loaded."""
+    message = complaint("a", "--model", "no/such/folder", "--task", "feature-extraction")
+    assert message.startswith("feature-extraction gives no text to print")

@@ -114,7 +114,8 @@ def test_an_output_holds_as_many_lines_as_the_input(model: Path, tmp_path: Path)
 def test_what_was_done_stays_when_a_later_line_fails(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps(HOUSE) + "\n17\n")
     message = complaint("-m", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.txt")
-    assert message.startswith("after 1 answers, which are written: input 1: the input must be a text")
+    wrong = "line 2: the input must be a text or a list of texts, got int"
+    assert message == f"{tmp_path / 'in.jsonl'}, {wrong} (answers before it, which are written: 1)"
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "Das Haus ist wunderbar.\n"
 
 
@@ -128,7 +129,9 @@ def test_wrong_json_names_its_line(model: Path, tmp_path: Path) -> None:
 
 def test_a_megabyte_on_one_line(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("word " * 200_000 + "\n")
-    assert "not enough memory: shorten the text" in complaint("-m", model, "--input", tmp_path / "in.txt")
+    assert "not enough memory: attention of 1 x 200,001 tokens" in complaint(
+        "-m", model, "--input", tmp_path / "in.txt"
+    )
 
 
 def test_a_terminal_sees_the_answer_grow(model: Path) -> None:
@@ -157,7 +160,7 @@ def test_ctrl_c_keeps_what_is_done(model: Path, tmp_path: Path) -> None:
     assert {first, *rest.splitlines(keepends=True)} == {b"Das Haus ist wunderbar.\n"}
 
 
-# -- score, info, convert, bench, attention
+# -- score, bench, attention
 
 
 def test_score_ranks(model: Path) -> None:
@@ -185,54 +188,11 @@ def test_an_encoder_alone_answers_nothing(command: tuple[str, ...], tmp_path: Pa
 
 
 def test_a_name_is_not_markup() -> None:
-    from quintet.cli.bench import _table
+    from quintet.cli.bench import _report
 
     console = Console(width=80, record=True)
-    console.print(_table({"model": "m[/b]x", "machine": "here", "setting": "so", "results": []}))
+    console.print(_report({"model": "m[/b]x", "machine": "here", "setting": "so", "results": []}))
     assert "m[/b]x" in console.export_text()
-
-
-def test_info_tells_what_a_checkpoint_is(model: Path, tmp_path: Path) -> None:
-    facts = json.loads(output("info", model, "--json"))
-    reference = transformers.T5ForConditionalGeneration.from_pretrained(model)
-    assert facts["parameters"] == reference.num_parameters()
-    assert facts["class"] == "T5ForConditionalGeneration"
-    assert (facts["dtype"], facts["missing"], facts["tokenizer"]) == ("bfloat16", [], "T5TokenizerFast")
-    rounded = quintet.T5ForConditionalGeneration.from_pretrained(model, quantization_config="int8")
-    assert facts["bytes"]["int8"] == sum(parameter.nbytes for parameter in rounded.parameters())
-    assert "gated-gelu" in output("info", model)
-
-
-def test_info_names_what_is_missing(tmp_path: Path) -> None:
-    make_pair("EncoderModel").ours.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["architectures"] = ["T5ForConditionalGeneration"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    facts = json.loads(output("info", tmp_path, "--json"))
-    assert "decoder.final_layer_norm.weight" in facts["missing"]
-    assert facts["tokenizer"] is None
-    assert "lacks weights of T5ForConditionalGeneration" in run("convert", tmp_path, tmp_path / "o").stderr.decode()
-    assert not (tmp_path / "o").exists()
-
-
-def test_convert_writes_what_the_reference_loads(model: Path, tmp_path: Path) -> None:
-    options = ("--dtype", "float32", "--format", "bin", "--max-shard-size", "100MB")
-    output("convert", model, tmp_path / "bin", *options)
-    assert len(list((tmp_path / "bin").glob("pytorch_model-*.bin"))) > 1
-    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "bin", torch_dtype="auto")
-    ours = quintet.T5ForConditionalGeneration.from_pretrained(model, dtype="float32")
-    assert theirs.dtype == torch.float32
-    for name, tensor in ours.state_dict().items():
-        assert torch.equal(tensor, theirs.state_dict()[name]), name
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "bin")(SKY) == dict(
-        quintet.AutoTokenizer.from_pretrained(model)(SKY)
-    )
-    assert "--overwrite" in refusal("convert", model, tmp_path / "bin")
-
-
-def test_convert_rounds(model: Path, tmp_path: Path) -> None:
-    output("convert", model, tmp_path / "int8", "--quantize", "int8")
-    assert answers(HOUSE, "-m", tmp_path / "int8") == ["Das Haus ist wunderbar."]
 
 
 def test_bench_measures(model: Path) -> None:

@@ -121,6 +121,18 @@ def test_known_activations(name: str) -> None:
         assert quintet.T5Config(feed_forward_proj=prefix + name).feed_forward_proj == prefix + name
 
 
+@pytest.mark.parametrize("value", [1, "summarization", [], {"summarization": "prefix"}, {"summarization": None}])
+def test_task_parameters_are_dictionaries(value: Any) -> None:
+    assert_refused("task_specific_params", value, "a dictionary for each task")
+
+
+@pytest.mark.parametrize("value", [[], {}, 5])
+def test_a_model_type_is_a_name(value: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": value}))
+    with pytest.raises(ValueError, match="is not of the T5 family"):
+        quintet.AutoConfig.from_pretrained(tmp_path)
+
+
 def test_unknown_problem_types() -> None:
     kinds = ("regression", "single_label_classification", "multi_label_classification")
     assert_refused("problem_type", "ranking", *kinds)

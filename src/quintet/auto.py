@@ -54,13 +54,14 @@ class AutoTokenizer(_Auto):
     ) -> TokenizerBase:
         """See `T5TokenizerFast.from_pretrained`. Raises OSError for missing files, ValueError for another family's."""
         source = Source(pretrained_model_name_or_path, **Source.take_options(dict(kwargs)))
+        return cls.class_for(source, use_fast).from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @staticmethod
+    def class_for(source: Source, use_fast: bool = True) -> type[PretrainedTokenizer]:
+        """The class that loads a checkpoint's tokenizer; ValueError if it is another family's."""
         saved_class = read_config(source).get("tokenizer_class")
         if saved_class is None and (model_config := source.find(CONFIG_NAME)) is not None:
             saved_class = read_json(model_config).get("tokenizer_class")  # older checkpoints name it there
-        return cls._class_for(saved_class, use_fast).from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @staticmethod
-    def _class_for(saved_class: str | None, use_fast: bool) -> type[PretrainedTokenizer]:
         if saved_class == "ByT5Tokenizer":
             return ByT5Tokenizer
         if saved_class not in VOCABULARY_CLASSES:
@@ -83,15 +84,15 @@ class _AutoModel(_Auto):
             config = T5Config.from_pretrained(pretrained_model_name_or_path, **options)
         elif not isinstance(config, T5Config):
             config = kwargs["config"] = T5Config.from_pretrained(config)
-        return cls._class_for(config).from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return cls.class_for(config).from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_config(cls, config: T5Config) -> Any:
         """A new model with weights as before training."""
-        return cls._class_for(config)(config)
+        return cls.class_for(config)(config)
 
     @classmethod
-    def _class_for(cls, config: T5Config) -> Any:
+    def class_for(cls, config: T5Config) -> Any:
         if not isinstance(config, T5Config):
             raise ValueError(f"{cls.__name__} needs a configuration of the T5 family, got {type(config).__name__}")
         name = config.model_type.upper() + cls.head

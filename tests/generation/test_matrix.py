@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from .cases import (
     HARMLESS,
     HEAD,
     SAMPLING,
+    SHAPED,
     SHAPINGS,
     STRATEGIES,
     WORDS,
@@ -31,6 +34,17 @@ from .cases import (
 )
 
 CASES = list(cases())
+
+
+def everyday() -> set[Case]:
+    """The cases that every run of the tests has: each strategy on each variant, and each shaping of one strategy."""
+    shaped = [[case for case in CASES if case.shaping == name] for name in SHAPINGS]
+    plain = {case for case in CASES if case.shaping is None}
+    return plain | {own[turn % len(own)] for turn, own in enumerate(shaped)}
+
+
+EVERYDAY = everyday()
+SCORED = [case for case in CASES if case.strategy not in ASSISTED][::2]
 DETAILS = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
 SEED = 11
 
@@ -54,13 +68,20 @@ def ends(case: Case, tokens: Tensor) -> Tensor:
     return torch.where(torch.isin(tokens, torch.tensor(others)), first, tokens)
 
 
-def test_there_are_enough_cases() -> None:
-    assert len(CASES) == len(set(CASES)) >= 300
-    assert {case.variant for case in CASES} == set(VARIANTS)
-    assert {case.shaping for case in CASES} == {None, *SHAPINGS}
-    assert {(case.rows, case.padding) for case in CASES} == {
-        (r, p) for r in (1, 3, 6) for p in ("right", "left", "none")
-    }
+def matrix(chosen: Iterable[Case], everyday: Collection[Case]) -> list[Any]:
+    """Cases to parametrize a test with; those that are not everyday's belong to the sweep."""
+    return [pytest.param(case, id=str(case), marks=() if case in everyday else pytest.mark.sweep) for case in chosen]
+
+
+@pytest.mark.parametrize("chosen", [set(CASES), EVERYDAY], ids=["all", "everyday"])
+def test_there_are_enough_cases(chosen: set[Case]) -> None:
+    assert len(CASES) == len(set(CASES))
+    assert len(chosen) >= 300
+    assert {(case.strategy, case.variant) for case in chosen} == set(product(STRATEGIES, VARIANTS))
+    assert {case.shaping for case in chosen} == {None, *SHAPINGS}
+    assert {case.strategy for case in chosen if case.shaping} == set(SHAPED)
+    assert {(case.rows, case.padding) for case in chosen} == set(product((1, 3, 6), ("right", "left", "none")))
+    assert {case.strategy for case in SCORED[::4]} == {*STRATEGIES} - {*ASSISTED}
 
 
 @cache
@@ -69,14 +90,14 @@ def expected(case: Case) -> Any:
     return run(transformers, case, **DETAILS)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", matrix(CASES, EVERYDAY))
 def test_tokens_are_those_of_the_reference(case: Case) -> None:
     tokens = run(quintet, case)
     assert isinstance(tokens, Tensor)
     assert torch.equal(ends(case, tokens), ends(case, expected(case).sequences))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.strategy not in ASSISTED][::2], ids=str)
+@pytest.mark.parametrize("case", matrix(SCORED, SCORED[::4]))
 def test_scores_are_those_of_the_reference(case: Case) -> None:
     ours, theirs = run(quintet, case, **DETAILS), expected(case)
     assert torch.equal(ends(case, ours.sequences), ends(case, theirs.sequences))

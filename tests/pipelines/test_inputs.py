@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers.pipelines.pt_utils import KeyDataset
 
 import quintet
-from quintet.pipelines import base, progress
+from quintet.pipelines import InputError, base, progress
 
 from .conftest import close
 
@@ -142,12 +142,29 @@ def test_num_workers_is_taken(pipe: Any) -> None:
 
 
 def test_which_input_is_wrong(pipe: Any) -> None:
-    """Before anything is computed, for a list; a stream answers what came before it."""
-    with pytest.raises(ValueError, match="input 3: the input must be a text"):
+    """Before anything is computed, for a list; a stream answers all that came before it, of its batch too."""
+    with pytest.raises(InputError, match="input 3: the input must be a text"):
         pipe(["a", "b", "c", 4])
-    results = pipe(iter(["a", "b", "c", 4]), batch_size=2)
-    assert close([next(results), next(results)], pipe(["a", "b"]))
-    with pytest.raises(ValueError, match="input 3: the input must be a text"):
+    for size in (1, 2, 3, 8):
+        results = pipe(iter(["a", "b", "c", 4, "e"]), batch_size=size)
+        assert close([next(results), next(results), next(results)], pipe(["a", "b", "c"]))
+        with pytest.raises(InputError, match="input 3: the input must be a text") as caught:
+            next(results)
+        assert caught.value.number == 3
+        assert caught.value.reason.startswith("the input must be a text")
+        assert list(results) == []
+
+
+def test_a_generator_that_fails(pipe: Any) -> None:
+    """What it gave before is answered."""
+
+    def texts() -> Iterator[str]:
+        yield from ("a", "b", "c")
+        raise OSError("the disk is gone")
+
+    results = pipe(texts(), batch_size=2)
+    assert close([next(results), next(results), next(results)], pipe(["a", "b", "c"]))
+    with pytest.raises(OSError, match="the disk is gone"):
         next(results)
 
 

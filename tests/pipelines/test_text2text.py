@@ -104,6 +104,13 @@ def test_the_prefix_of_the_configuration_is_used_where_the_task_has_none(
     assert ours(TEXTS[0]) == theirs(TEXTS[0], **GREEDY) == [{"generated_text": "Das Haus ist wunderbar."}]
 
 
+def test_a_prefix_is_a_text(pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pipes("text2text-generation")
+    monkeypatch.setattr(ours.model.config, "prefix", 3)
+    with pytest.raises(ValueError, match="prefix for text2text-generation must be a text, got 3"):
+        quintet.pipeline(model=ours.model, tokenizer=ours.tokenizer)
+
+
 def test_a_translation_without_languages_is_the_first_that_the_checkpoint_describes(
     pipes: Pipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

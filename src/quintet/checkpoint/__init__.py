@@ -6,7 +6,16 @@ and a line in `reading.py` that opens it.
 
 from quintet.checkpoint.errors import CheckpointError
 from quintet.checkpoint.fp8 import Fp8Checkpoint
+from quintet.checkpoint.header import TensorHeader
 from quintet.checkpoint.reading import Checkpoint, TensorFile, open_checkpoint
 from quintet.checkpoint.writing import save_tensors
 
-__all__ = ["Checkpoint", "CheckpointError", "Fp8Checkpoint", "TensorFile", "open_checkpoint", "save_tensors"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Fp8Checkpoint",
+    "TensorFile",
+    "TensorHeader",
+    "open_checkpoint",
+    "save_tensors",
+]

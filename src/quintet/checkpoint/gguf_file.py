@@ -11,6 +11,7 @@ import torch
 
 from quintet.checkpoint.errors import CheckpointError
 from quintet.checkpoint.gguf_names import from_gguf
+from quintet.checkpoint.header import TensorHeader
 from quintet.files.gguf import GgufTensor, read_gguf_header
 
 PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
@@ -52,6 +53,16 @@ class GgufFile:
             return torch.from_numpy(library.quants.dequantize(stored, kind))
         except NotImplementedError as error:
             raise CheckpointError(f"{self.path}: {name!r} is of type {kind.name}, which cannot be unpacked.") from error
+
+    def header(self, name: str) -> TensorHeader:
+        """What the file says of the tensor of that name; blocks are not unpacked."""
+        tensor = self._tensors[name]
+        nbytes = math.prod(self._stored_shape(name, tensor))
+        if tensor.kind in PLAIN:
+            dtype = str(PLAIN[tensor.kind]).removeprefix("torch.")
+        else:
+            dtype = _library(self.path).GGMLQuantizationType(tensor.kind).name
+        return TensorHeader(torch.Size(tensor.shape), dtype, nbytes)
 
     def release(self) -> None:
         """Map the file anew; the former mapping lives as long as any view of it."""

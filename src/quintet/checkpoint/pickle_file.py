@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from quintet.checkpoint.errors import CheckpointError
+from quintet.checkpoint.header import TensorHeader
 
 
 class PickleFile:
@@ -31,6 +32,10 @@ class PickleFile:
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor of that name."""
         return self._tensors[name]
+
+    def header(self, name: str) -> TensorHeader:
+        """What the file says of the tensor of that name."""
+        return TensorHeader.of(self.tensor(name))
 
     def release(self) -> None:
         """Nothing: all tensors of a pickle are held together, and reading it anew would cost more than it gives."""

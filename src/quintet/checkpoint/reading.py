@@ -11,6 +11,7 @@ import torch
 
 from quintet.checkpoint.errors import CheckpointError
 from quintet.checkpoint.gguf_file import GgufFile
+from quintet.checkpoint.header import TensorHeader
 from quintet.checkpoint.pickle_file import PickleFile
 from quintet.checkpoint.safetensors_file import SafetensorsFile
 from quintet.files.gguf import SUFFIX as GGUF_SUFFIX
@@ -33,6 +34,9 @@ class TensorFile(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor of that name, on the CPU; writing to it must not touch the file."""
+
+    def header(self, name: str) -> TensorHeader:
+        """What the file says of the tensor of that name, without reading it."""
 
     def release(self) -> None:
         """Let go of what was read so far: the memory is free once none of those tensors is left."""
@@ -81,7 +85,7 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         """The size of all tensors together, in bytes. Opens every file (and reads none of the tensors)."""
-        return sum(self.tensor(name).nbytes for name in self)
+        return sum(self.header(name).nbytes for name in self)
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor of that name, on the CPU, memory-mapped: nothing is read until it is touched.
@@ -99,9 +103,13 @@ class Checkpoint:
         for file in self._opened.values():
             file.release()
 
+    def header(self, name: str) -> TensorHeader:
+        """The tensor of that name as it is stored: shape, type and bytes, nothing read; raises as `tensor`."""
+        return self._file(name).header(name)
+
     def shape(self, name: str) -> torch.Size:
         """The shape of the tensor of that name; raises as `tensor`."""
-        return self.tensor(name).shape
+        return self.header(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of the tensor of that name; raises as `tensor`."""

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from quintet.checkpoint.errors import CheckpointError
+from quintet.checkpoint.header import TensorHeader
 
 
 class SafetensorsFile:
@@ -46,6 +47,10 @@ class SafetensorsFile:
             return self._handle.get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(f"{self.path}: cannot read the tensor {name!r} ({error}).") from error
+
+    def header(self, name: str) -> TensorHeader:
+        """What the file says of the tensor of that name."""
+        return TensorHeader.of(self.tensor(name))
 
     def release(self) -> None:
         """Map the file anew; the former mapping lives as long as any of its tensors."""

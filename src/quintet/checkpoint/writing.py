@@ -51,6 +51,11 @@ def save_tensors(
     return [Path(folder, filename) for filename in written]
 
 
+def check_shard_size(max_shard_size: int | str) -> None:
+    """Raise ValueError for a size that `save_tensors` does not take."""
+    _split({}, Layout(), max_shard_size)
+
+
 def _check(tensors: Mapping[str, torch.Tensor]) -> None:
     if not tensors:
         raise ValueError("There are no tensors to save.")
@@ -81,12 +86,15 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 def _split(tensors: Mapping[str, torch.Tensor], layout: Layout, max_shard_size: int | str) -> StateDictSplit:
     if isinstance(max_shard_size, int) and max_shard_size <= 0:
         raise ValueError(f"max_shard_size must be positive, and is {max_shard_size}.")
-    return split_state_dict_into_shards_factory(
-        dict(tensors),
-        get_storage_size=lambda tensor: tensor.nbytes,
-        filename_pattern=layout.pattern,
-        max_shard_size=max_shard_size,
-    )
+    try:
+        return split_state_dict_into_shards_factory(
+            dict(tensors),
+            get_storage_size=lambda tensor: tensor.nbytes,
+            filename_pattern=layout.pattern,
+            max_shard_size=max_shard_size,
+        )
+    except ValueError as error:
+        raise ValueError(f"max_shard_size {max_shard_size!r} is no size: {error}") from error
 
 
 def _index(tensors: Mapping[str, torch.Tensor], split: StateDictSplit) -> str:

@@ -1,43 +1,12 @@
-"""The command line: one file a command, each a thin door to what the library does."""
+"""The command line: one file a command, each a thin door to what the library does; `app.py` puts them together."""
 
-from __future__ import annotations
-
-import logging
-from typing import Annotated
-
-import typer
-
-from quintet._version import __version__
-from quintet.cli.attention import attention
-from quintet.cli.bench import bench
-from quintet.cli.convert import convert
-from quintet.cli.info import info
-from quintet.cli.run import run
-from quintet.cli.score import score
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-for command in (run, score, info, convert, bench, attention):
-    app.command()(command)
-
-
-@app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
-    """T5 models on the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    if version:
-        typer.echo(f"quintet {__version__}")
-        raise typer.Exit
+from quintet.cli.interrupts import leave, on_ctrl_c
 
 
 def main() -> None:
     """The program `quintet`."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("quintet: %(message)s"))
-    logging.getLogger("quintet").addHandler(handler)
-    # What it says of each attempt to reach the Hub, the error in the end says in one line.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    app()
+    with on_ctrl_c(leave):
+        from quintet.cli.app import app, show_messages
+
+        show_messages()
+        app()

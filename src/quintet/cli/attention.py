@@ -11,7 +11,7 @@ import typer
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
 from quintet.cli.loading import load_text_to_text
-from quintet.cli.outputs import refuse_existing
+from quintet.cli.outputs import Output
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Cross-attention</title>
@@ -33,19 +33,24 @@ def attention(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .png or a .html file.")],
     target: Annotated[str | None, typer.Option(metavar="TEXT", help="An answer; else the model's own.")] = None,
     layer: Annotated[int | None, typer.Option(min=1, metavar="N", help="One layer; else the mean of all.")] = None,
+    head: Annotated[int | None, typer.Option(min=1, metavar="N", help="One head of it; else the mean of all.")] = None,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw the cross-attention of an answer, the mean over heads: a row for each of its tokens.
+    """Draw the cross-attention of an answer, the mean over layers and heads: a row for each of its tokens.
 
-    Example:
+    Examples:
 
       quintet attention "translate English to German: Hello." -m google/flan-t5-small -o map.html
+
+      quintet attention "What color is the sky?" -m google/flan-t5-small --layer 8 --head 2 -o map.png
     """
     with in_one_line(debug):
         draw = _drawing(output)
-        refuse_existing(output, overwrite)
-        weights, source, answer, caption = _attend(model, text, target, layer)
+        Output(output, overwrite)  # refuses what cannot be written
+        if head is not None and layer is None:
+            raise Failure("--head needs --layer: each layer has heads of its own")
+        weights, source, answer, caption = _attend(model, text, target, layer, head)
         draw(output, weights, source, answer, caption)
         typer.echo(str(output))
 
@@ -63,7 +68,7 @@ def _drawing(path: Path) -> Any:
 
 
 def _attend(
-    name: str, text: str, target: str | None, layer: int | None
+    name: str, text: str, target: str | None, layer: int | None, head: int | None
 ) -> tuple[list[list[float]], list[str], list[str], str]:
     """Weights (target, source), the pieces of both, and a caption."""
     import torch
@@ -71,9 +76,9 @@ def _attend(
     from quintet.auto import AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(name), load_text_to_text(name, "cpu", "float32", None)
-    layers = model.config.num_decoder_layers
-    if layer is not None and layer > layers:
-        raise Failure(f"--layer must be from 1 to {layers}, got {layer}")
+    layers, heads = model.config.num_decoder_layers, model.config.num_heads
+    _check_number("--layer", layer, layers)
+    _check_number("--head", head, heads)
     inputs = tokenizer(text, return_tensors="pt")
     if target is None:
         labels = model.generate(**inputs, num_beams=1, max_new_tokens=128)[:, 1:]
@@ -81,33 +86,45 @@ def _attend(
         labels = tokenizer(target, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         found = model(**inputs, labels=labels, output_attentions=True).cross_attentions
-    chosen = torch.stack([weights[0].mean(0) for weights in (found if layer is None else found[layer - 1 : layer])])
+    weights = torch.cat(found)  # (layers, heads, target, source)
+    weights = weights.mean(0) if layer is None else weights[layer - 1]
+    weights = weights.mean(0) if head is None else weights[head - 1]
     where = f"mean of {layers} layers" if layer is None else f"layer {layer} of {layers}"
+    which = f"mean of {heads} heads" if head is None else f"head {head} of {heads}"
     source, answer = (tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in (inputs["input_ids"][0], labels[0]))
-    return chosen.mean(0).tolist(), source, answer, f"{name}, {where}, mean of heads"
+    return weights.tolist(), source, answer, f"{name}, {where}, {which}"
+
+
+def _check_number(option: str, number: int | None, largest: int) -> None:
+    if number is not None and number > largest:
+        raise Failure(f"{option} must be from 1 to {largest}, got {number}")
 
 
 def _write_html(path: Path, weights: list[list[float]], source: list[str], answer: list[str], caption: str) -> None:
+    darkest = max(map(max, weights))
     rows = "".join(
-        f"<tr><th>{html.escape(piece)}</th>{''.join(_cell(weight) for weight in row)}</tr>"
+        f"<tr><th>{html.escape(piece)}</th>{''.join(_cell(weight, darkest) for weight in row)}</tr>"
         for piece, row in zip(answer, weights, strict=True)
     )
     heads = "".join(f"<th>{html.escape(piece)}</th>" for piece in source)
-    path.write_text(PAGE.format(caption=html.escape(caption), source=heads, rows=rows), encoding="utf-8")
+    caption = f"{html.escape(caption)}; the darkest is {darkest:.3f}"
+    path.write_text(PAGE.format(caption=caption, source=heads, rows=rows), encoding="utf-8")
 
 
-def _cell(weight: float) -> str:
-    return f'<td title="{weight:.3f}" style="background: rgb(33 102 172 / {weight:.3f})"></td>'
+def _cell(weight: float, darkest: float) -> str:
+    return f'<td title="{weight:.3f}" style="background: rgb(8 48 107 / {weight / darkest:.3f})"></td>'
 
 
 def _write_png(path: Path, weights: list[list[float]], source: list[str], answer: list[str], caption: str) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2 + 0.35 * len(source), 1.8 + 0.3 * len(answer)), layout="constrained")
+    width = max(2 + 0.35 * len(source), 1 + 0.07 * len(caption))  # inches; room for the caption
+    figure = Figure(figsize=(width, 2 + 0.3 * len(answer)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto")
-    axes.set_xticks(range(len(source)), source, rotation=90)
-    axes.set_yticks(range(len(answer)), answer)
-    axes.set_title(caption, fontsize="small")
+    plain = {"parse_math": False}  # a dollar is a dollar
+    axes.set_xticks(range(len(source)), source, rotation=90, **plain)
+    axes.set_yticks(range(len(answer)), answer, **plain)
+    figure.suptitle(caption, fontsize="small", **plain)
     figure.colorbar(image, ax=axes, label="weight")
     figure.savefig(path, dpi=150)

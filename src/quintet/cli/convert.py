@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from quintet.cli import options
-from quintet.cli.failures import in_one_line
-from quintet.cli.loading import load_as_saved, refuse_missing
-from quintet.cli.outputs import refuse_existing
+from quintet.cli.failures import Failure, in_one_line
+from quintet.cli.loading import inspect_as_saved, refuse_missing, tokenizer_files
+from quintet.cli.outputs import refuse_existing, refuse_unwritable_folder
 
 
 def convert(
@@ -19,6 +20,7 @@ def convert(
     *,
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    group_size: Annotated[int | None, typer.Option(metavar="N", help="Weights that share a scale (int4: 32).")] = None,
     format: Annotated[Literal["safetensors", "bin"], typer.Option(help="Of the weights.")] = "safetensors",
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The largest file, such as 200MB.")] = "5GB",
     overwrite: options.Overwrite = False,
@@ -30,20 +32,58 @@ def convert(
 
       quintet convert google/flan-t5-small small-bf16 --dtype bfloat16
 
-      quintet convert google/flan-t5-small small-int8 --quantize int8
+      quintet convert google/flan-t5-small int4 --quantize int4 --group-size 64
     """
     with in_one_line(debug):
-        from quintet.auto import AutoTokenizer
+        from quintet.checkpoint.writing import check_shard_size
+        from quintet.files import staged
 
+        refuse_unwritable_folder(output)
         refuse_existing(output, overwrite)
-        network, report = load_as_saved(model, dtype=dtype, quantization_config=quantize)
-        refuse_missing(model, network, report)
-        tokenizer = None
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-        except OSError:
+        check_shard_size(max_shard_size)
+        quantization = _quantization(quantize, group_size)
+        found = inspect_as_saved(model)
+        refuse_missing(model, found)
+        tokenizer = _tokenizer(model)
+        network = type(found.model).from_pretrained(model, dtype=dtype, quantization_config=quantization)
+        with staged(output, former=_saved_files(output)) as folder:
+            network.save_pretrained(folder, max_shard_size=max_shard_size, safe_serialization=format == "safetensors")
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        if tokenizer is None:
             typer.echo("quintet: no tokenizer beside the model: only the model is written", err=True)
-        network.save_pretrained(output, max_shard_size=max_shard_size, safe_serialization=format == "safetensors")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(output)
         typer.echo(str(output))
+
+
+def _quantization(quantize: str | None, group_size: int | None) -> Any:
+    from quintet.quantize import QuantizationConfig, as_quantization
+
+    if quantize is None and group_size is not None:
+        raise Failure("--group-size is one of --quantize: add --quantize int4")
+    quantization = as_quantization(quantize)
+    if group_size is None:
+        return quantization
+    assert isinstance(quantization, QuantizationConfig)
+    return replace(quantization, group_size=group_size)
+
+
+def _tokenizer(model: str) -> Any:
+    """The checkpoint's tokenizer, None if it has none; one that is damaged or another family's is an error."""
+    from quintet.auto import AutoTokenizer
+
+    return None if tokenizer_files(model) is None else AutoTokenizer.from_pretrained(model)
+
+
+def _saved_files(folder: Path) -> list[str]:
+    """The files in a folder that are a saved model's: weights of any layout, configurations, and a tokenizer's."""
+    from quintet.config.t5 import CONFIG_NAME
+    from quintet.files.names import layout_of
+    from quintet.generation.config import GENERATION_CONFIG_NAME
+    from quintet.tokenizers import T5TokenizerFast
+    from quintet.tokenizers.files import ADDED_TOKENS_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE
+
+    if not folder.exists():
+        return []
+    named = {CONFIG_NAME, GENERATION_CONFIG_NAME, CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE}
+    named |= set(T5TokenizerFast.vocab_files_names.values())
+    return [path.name for path in folder.iterdir() if path.is_file() and (path.name in named or layout_of(path.name))]

@@ -3,121 +3,141 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.columns import Columns
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from quintet.cli import options
 from quintet.cli.failures import in_one_line
-from quintet.cli.loading import load_as_saved
 
 
 def info(model: options.ModelArgument, *, as_json: options.Json = False, debug: options.Debug = False) -> None:
-    """Show what a checkpoint is: its variant, its sizes, the memory it takes, and what it lacks.
+    """Show what a checkpoint is: its variant, its sizes, the memory it takes, and what it lacks. Reads headers only.
 
     Example:
 
       quintet info google/flan-t5-small
     """
     with in_one_line(debug):
+        from quintet.cli.facts import describe
+
         facts = describe(model)
         if as_json:
             Console(soft_wrap=True).print_json(json.dumps(facts))
         else:
-            Console().print(_table(facts))
+            Console(highlight=False).print(_page(facts))
 
 
-def describe(name: str) -> dict[str, Any]:
-    """The facts. Weights are mapped, not read: their headers say enough."""
-    logging.getLogger("quintet.model.loading").setLevel(logging.ERROR)  # what is missing is among the facts
-    model, report = load_as_saved(name, dtype="auto")
-    config = model.config
-    return {
-        "model": name,
-        "class": type(model).__name__,
-        "model_type": config.model_type,
-        "feed_forward": config.feed_forward_proj,
-        "tied_embeddings": config.tie_word_embeddings,
-        "layers": [config.num_layers, config.num_decoder_layers],
-        "d_model": config.d_model,
-        "d_ff": config.d_ff,
-        "heads": [config.num_heads, config.d_kv],
-        "vocabulary": config.vocab_size,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "parameters": model.num_parameters(),
-        "bytes": _sizes(model),
-        "tokenizer": _tokenizer(name),
-        "missing": report["missing_keys"],
-        "unexpected": report["unexpected_keys"],
-    }
+def _page(facts: dict[str, Any]) -> Group:
+    """All facts: what is said in words, then the tables of numbers, side by side where the terminal is wide enough."""
+    numbers = Columns([_parameters(facts["parameters"]), _memory(facts["memory"])], padding=(0, 4))
+    return Group(_words(facts), "", numbers)
 
 
-def _sizes(model: Any) -> dict[str, int]:
-    """The weights' bytes at each precision; rounded ones as `from_pretrained` would round them (the rest float32)."""
-    import torch
-
-    from quintet.quantize import QuantizedLinear, replace_linears
-    from quintet.quantize.config import PRESETS
-
-    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
-        return {"as saved": _nbytes(model)}
-    count = model.num_parameters()
-    sizes = {"float32": 4 * count, "bfloat16": 2 * count}
-    for precision, rounding in PRESETS.items():
-        with torch.device("meta"):
-            empty = type(model)(model.config)
-            try:
-                replace_linears(empty, rounding)
-            except ValueError:  # its groups do not divide these sizes
-                continue
-        sizes[precision] = _nbytes(empty)
-    return sizes
-
-
-def _nbytes(model: Any) -> int:
-    return sum(parameter.nbytes for parameter in model.parameters())
-
-
-def _tokenizer(name: str) -> str | None:
-    from quintet.auto import AutoTokenizer
-
-    try:
-        return type(AutoTokenizer.from_pretrained(name)).__name__
-    except (OSError, ValueError):
-        return None
-
-
-def _table(facts: dict[str, Any]) -> Table:
+def _words(facts: dict[str, Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    encoder, decoder = facts["layers"]
-    heads, d_kv = facts["heads"]
-    tied = "tied" if facts["tied_embeddings"] else "untied"
-    rows = {
-        "class": f"{facts['class']} ({facts['model_type']})",
-        "layers": f"{encoder} encoder, {decoder} decoder",
-        "sizes": f"d_model {facts['d_model']}, d_ff {facts['d_ff']}, {heads} heads of {d_kv}",
-        "feed forward": facts["feed_forward"],
-        "vocabulary": f"{facts['vocabulary']:,}, output {tied}",
-        "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
-        "memory": _memory(facts["bytes"]),
-        "tokenizer": facts["tokenizer"] or "none found",
-        "missing": _names(facts["missing"]),
-        "unexpected": _names(facts["unexpected"]),
-    }
-    for label, value in rows.items():
-        table.add_row(label, value)
+    for label, value in _rows(facts):
+        wrong = label in ("missing", "mismatched") and bool(facts[label])
+        table.add_row(label, Text(value, style="red" if wrong else ""))  # Text: names may hold what is markup to rich
     return table
 
 
-def _memory(sizes: dict[str, int]) -> str:
-    shown = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in sizes.items())
-    return f"{shown} (what is not rounded in float32)" if "int8" in sizes else shown
+def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "variant", _variant(facts["variant"])
+    yield "class", f"{facts['class']} ({facts['model_type']})"
+    yield from _network(facts)
+    yield "stored", _stored(facts["stored"])
+    if rounded := facts["quantization"]:
+        shared = f"each {rounded['group_size']} inputs" if rounded["group_size"] else "all inputs of an output"
+        yield "quantized", f"to {rounded['bits']} bits, a scale for {shared}"
+    yield "tokenizer", _tokenizer(facts["tokenizer"])
+    if facts["generation"] is not None:
+        yield "generation", ", ".join(f"{name} {value}" for name, value in facts["generation"].items()) or "defaults"
+    if facts["tasks"]:
+        yield "tasks", "\n".join(f"{task} {values.get('prefix', '')!r}" for task, values in facts["tasks"].items())
+    yield "missing", _names(facts["missing"])
+    yield "unexpected", _names(facts["unexpected"])
+    if sizes := facts["mismatched"]:
+        yield "mismatched", _names([f"{name} {size['stored']}, not {size['needed']}" for name, size in sizes.items()])
+
+
+def _variant(variant: dict[str, Any]) -> str:
+    alike = variant["configured_alike"]
+    return f"{variant['name']} or {alike} (their configurations are equal)" if alike else variant["name"]
+
+
+def _network(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    config = facts["config"]
+    decoder = f", {config['num_decoder_layers']} decoder" if facts["parameters"]["decoder"] else ""
+    yield "layers", f"{config['num_layers']} encoder{decoder}"
+    yield (
+        "sizes",
+        f"d_model {config['d_model']}, d_ff {config['d_ff']}, {config['num_heads']} heads of {config['d_kv']}",
+    )
+    yield "feed forward", config["feed_forward_proj"]
+    owner = "a bias in each layer" if facts["position_bias_per_layer"] else "one bias for all layers"
+    reach = f"{config['relative_attention_num_buckets']} buckets to {config['relative_attention_max_distance']} tokens"
+    yield "positions", f"{reach}, {owner}"
+    output = (
+        "" if facts["generation"] is None else ", output tied" if config["tie_word_embeddings"] else ", output untied"
+    )
+    rows, published = config["vocab_size"], facts["variant"]["published_vocab_size"]
+    yield "vocabulary", f"{rows:,}" + ("" if rows == published else f" (published: {published:,})") + output
+
+
+def _stored(stored: dict[str, Any]) -> str:
+    dtypes = stored["dtypes"]
+    held = ", ".join(f"{_size(sums['bytes'])} {dtype}" for dtype, sums in dtypes.items())
+    files = stored["files"]
+    return f"{held} in {files[0]}" if len(files) == 1 else f"{held} in {len(files)} files"
+
+
+def _tokenizer(tokenizer: dict[str, Any] | None) -> str:
+    if tokenizer is None:
+        return "none found"
+    return tokenizer.get("problem") or f"{tokenizer['class']} ({', '.join(tokenizer['files'])})"
 
 
 def _names(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown}, and {len(names) - 5} more" if len(names) > 5 else shown or "nothing"
+    more = [f"and {len(names) - 5:,} more"] if names[5:] else []
+    return "\n".join([*names[:5], *more]) or "nothing"
+
+
+def _numbers(*columns: str) -> Table:
+    """An empty table of a column of words and columns of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    return table
+
+
+def _parameters(parameters: dict[str, int]) -> Table:
+    table = _numbers("parameters", f"{parameters['total']:,}", "")
+    for part, count in parameters.items():
+        if part != "total" and count:
+            table.add_row(part, f"{count:,}", f"{count / parameters['total']:.0%}")
+    return table
+
+
+def _memory(memory: dict[str, dict[str, int]]) -> Table:
+    """Rows: how linear layers are rounded. Columns: the dtype of everything else."""
+    table = _numbers("memory", *next(iter(memory.values())))
+    for rounding, sizes in memory.items():
+        table.add_row(rounding, *map(_size, sizes.values()))
+    return table
+
+
+def _size(nbytes: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if nbytes >= 10 * factor:
+            return f"{nbytes / factor:,.0f} {unit}"
+        if nbytes >= factor:
+            return f"{nbytes / factor:.1f} {unit}"
+    return f"{nbytes / 1e3:.0f} kB"

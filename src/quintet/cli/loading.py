@@ -12,30 +12,51 @@ def load_text_to_text(name: str, device: str, dtype: str, quantize: str | None) 
 
     Failure if the checkpoint lacks weights: drawn anew, they would answer nonsense.
     """
-    from quintet.auto import AutoModelForSeq2SeqLM
+    from quintet.auto import AutoConfig, AutoModelForSeq2SeqLM
+    from quintet.model.inspection import inspect
     from quintet.pipelines.devices import device_of
 
     place = device_of(device)
-    options = {"dtype": dtype, "quantization_config": quantize}
-    model, report = AutoModelForSeq2SeqLM.from_pretrained(name, output_loading_info=True, **options)
-    refuse_missing(name, model, report)
-    return model.to(place)
+    model_class = AutoModelForSeq2SeqLM.class_for(AutoConfig.from_pretrained(name))
+    refuse_missing(name, inspect(model_class, name))
+    return model_class.from_pretrained(name, dtype=dtype, quantization_config=quantize).to(place)
 
 
-def refuse_missing(name: str, model: Any, report: dict[str, list[str]]) -> None:
-    """Failure if weights of the model are not in the checkpoint."""
-    if missing := report["missing_keys"]:
-        raise Failure(f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}")
+def refuse_missing(name: str, found: Any) -> None:
+    """Failure if weights of the model are not in the checkpoint that was inspected."""
+    if missing := found.report.missing:
+        more = ", ..." if missing[5:] else ""
+        raise Failure(f"{name} lacks weights of {type(found.model).__name__}: {', '.join(missing[:5])}{more}")
 
 
-def load_as_saved(name: str, **options: Any) -> tuple[Any, dict[str, list[str]]]:
-    """The model, of the class that config.json names, and the report of its loading (see `from_pretrained`).
+def inspect_as_saved(name: str) -> Any:
+    """What the headers of a checkpoint say (see `inspect`), for the class that its config.json names.
 
-    Where no class of quintet is named, as in T5's first checkpoints, it is the one for text to text.
+    Where no model of quintet is named, as in T5's first checkpoints, it is the one for text to text.
     """
     import quintet
+    from quintet.model.inspection import inspect
 
     config = quintet.AutoConfig.from_pretrained(name)
-    saved = (config.architectures or [None])[0]
-    loader = getattr(quintet, saved) if saved in quintet.__all__ else quintet.AutoModelForSeq2SeqLM
-    return loader.from_pretrained(name, output_loading_info=True, **options)
+    model_class: Any = getattr(quintet, (config.architectures or [""])[0], None)
+    if not isinstance(model_class, type) or not issubclass(model_class, quintet.T5PreTrainedModel):
+        model_class = quintet.AutoModelForSeq2SeqLM.class_for(config)
+    return inspect(model_class, name)
+
+
+def tokenizer_files(name: str) -> tuple[type, list[str]] | None:
+    """The class of a checkpoint's tokenizer and the files of its vocabulary that are there; None if there are none.
+
+    ValueError if it is another family's.
+    """
+    from quintet.auto import AutoTokenizer
+    from quintet.files.gguf import is_gguf
+    from quintet.hub import Source
+
+    if is_gguf(name):
+        return None
+    source = Source(name)
+    tokenizer = AutoTokenizer.class_for(source)
+    wanted = tokenizer.vocab_files_names.values()
+    found = [filename for filename in wanted if source.find(filename) is not None]
+    return (tokenizer, found) if found or not wanted else None

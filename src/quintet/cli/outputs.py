@@ -15,12 +15,15 @@ class Output:
     """Lines to standard output or to a file, which is opened, and emptied, when the first line is there.
 
     Whatever fails before leaves a file of that name as it was. Without a line and without a failure it is empty in the
-    end. Raises Failure at once for a file that may not be written, or that is there and not to be replaced.
+    end. Raises Failure at once for a file that may not be written, or that is there and not to be replaced, and for a
+    standard output that is closed.
     """
 
     def __init__(self, path: Path | None, overwrite: bool) -> None:
         self._path = path
         self._stream: IO[str] | None = sys.stdout if path is None else None
+        if path is None and sys.stdout is None:
+            raise Failure("standard output is closed: give --output")
         if path is not None:
             refuse_existing(path, overwrite)
             if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -49,6 +52,17 @@ class Output:
             assert self._path is not None
             self._stream = self._path.open("w", encoding="utf-8")
         return self._stream
+
+
+def refuse_unwritable_folder(folder: Path) -> None:
+    """Failure if a folder cannot be made, or nothing be written into it: said before the work, not after."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise Failure(f"cannot write into the folder {folder}: {nearest} is {_obstacle(nearest)}")
+
+
+def _obstacle(path: Path) -> str:
+    return "not yours to write to" if path.is_dir() else "a file"
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

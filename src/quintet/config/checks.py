@@ -49,6 +49,7 @@ def check(config: T5Config) -> None:
     _check_relative_attention(config.relative_attention_num_buckets, config.relative_attention_max_distance)
     _check_feed_forward_proj(config.feed_forward_proj)
     _check_token_ids(config)
+    _check_task_parameters(config.task_specific_params)
     if config.problem_type is not None and config.problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)} or None, got {config.problem_type!r}")
 
@@ -115,3 +116,10 @@ def _check_token_ids(config: T5Config) -> None:
         for token in value if isinstance(value, (list, tuple)) else [value]:
             if token is not None and (isinstance(token, bool) or not isinstance(token, int)):
                 raise ValueError(f"{name} must be a token id (an integer) or None, got {value!r}")
+
+
+def _check_task_parameters(value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, dict) or not all(isinstance(parameters, dict) for parameters in value.values()):
+        raise ValueError(f"task_specific_params must have a dictionary for each task, or be None, got {value!r}")

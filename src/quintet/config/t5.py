@@ -336,7 +336,7 @@ CONFIG_CLASSES: dict[str, type[T5Config]] = {"t5": T5Config, "mt5": MT5Config, "
 def _config_class(model_type: str | None, default: type[T5Config]) -> type[T5Config]:
     if model_type is None:
         return default
-    if model_type not in CONFIG_CLASSES:
+    if not isinstance(model_type, str) or model_type not in CONFIG_CLASSES:
         raise ValueError(
             f"a checkpoint of model type {model_type!r} is not of the T5 family; "
             f"supported model types: {', '.join(CONFIG_CLASSES)}"

@@ -69,13 +69,14 @@ def is_shard(name: str) -> bool:
     return layout_of(name) is not None and re.search(rf"{_NUMBER}\.", name) is not None
 
 
-def superseded(new: Collection[str], held: Collection[str]) -> list[str]:
+def superseded(new: Collection[str], held: Collection[str], former: Collection[str] = ()) -> list[str]:
     """Which of the files `held` by a folder are a former checkpoint's, once the files `new` have been put there.
 
     Those are the other files of the same layout, and safetensors beside newly saved pickles: they would be loaded in
-    their stead. Indexes come first, so that removing the files in this order leaves no index without its shards.
+    their stead; and those that the caller knows to be `former` ones. Indexes come first, so that removing the files in
+    this order leaves no index without its shards.
     """
     written = {layout for name in new if (layout := layout_of(name))}
-    former = written | {Layout(pickled=False, variant=layout.variant) for layout in written}
-    stale = [name for name in held if name not in new and layout_of(name) in former]
+    replaced = written | {Layout(pickled=False, variant=layout.variant) for layout in written}
+    stale = [name for name in held if name not in new and (name in former or layout_of(name) in replaced)]
     return sorted(stale, key=lambda name: (not is_index(name), name))

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,13 +17,14 @@ _ABANDONED_AFTER = 24 * 3600.0  # seconds; no single weight file takes that long
 
 
 @contextmanager
-def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def staged(folder: str | os.PathLike[str], former: Collection[str] = ()) -> Iterator[Path]:
     """A staging folder to write files into; when the block ends, they move into `folder`, flushed to the disk.
 
     If the block or the move fails, `folder` is as it was before (absent, if it was). A process killed while it writes
     leaves the old files untouched, and its staging folder (hidden, inside `folder`) is removed by a save on a later
-    day. Weight files of a former checkpoint are removed once the new ones are in place (see `superseded`); any other
-    file stays. Only plain files can be staged. Raises OSError if `folder` is a file or cannot be written.
+    day. Weight files of a former checkpoint are removed once the new ones are in place (see `superseded`), and so are
+    the files that `former` names and nobody wrote anew; any other file stays. Only plain files can be staged. Raises
+    OSError if `folder` is a file or cannot be written.
     """
     folder = Path(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -31,7 +32,7 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
         staging = _make_staging(folder)
         try:
             yield staging
-            _commit(staging, folder)
+            _commit(staging, folder, former)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException:
@@ -58,7 +59,7 @@ def _remove_abandoned(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _commit(staging: Path, folder: Path) -> None:
+def _commit(staging: Path, folder: Path, former: Collection[str]) -> None:
     """Move every staged file into `folder`; on any failure, put back what was there.
 
     An index goes last, when the shards it names are there. If the new shards take the names of old ones, the old index
@@ -75,7 +76,7 @@ def _commit(staging: Path, folder: Path) -> None:
                 move.out(name)
         for name in names:
             move.into(staging / name)
-        for name in superseded(names, os.listdir(folder)):
+        for name in superseded(names, os.listdir(folder), former):
             move.out(name)
         _flush(folder)
     except BaseException:

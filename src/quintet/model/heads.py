@@ -67,8 +67,13 @@ class EncoderDecoder(T5PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         cache_position: torch.Tensor | None = None,
+        cross_attention_mask: torch.Tensor | None = None,
     ) -> Seq2SeqModelOutput:
-        """Encoder, if its result is not there yet, and decoder."""
+        """Encoder, if its result is not there yet, and decoder.
+
+        Rows that hold several examples have masks (batch, queries, keys) that keep these apart; the decoder then needs
+        one of its own over the source: cross_attention_mask (batch, target, source), else attention_mask serves both.
+        """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
@@ -84,7 +89,7 @@ class EncoderDecoder(T5PreTrainedModel):
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=encoded.last_hidden_state,
-            encoder_attention_mask=attention_mask,
+            encoder_attention_mask=attention_mask if cross_attention_mask is None else cross_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             head_mask=decoder_head_mask,
             cross_attn_head_mask=cross_attn_head_mask,
@@ -242,10 +247,12 @@ class T5ForConditionalGeneration(EncoderDecoder):
     ) -> dict[str, Any]:
         """The keywords of the forward pass that continues targets (batch, target): for decoding loops of others.
 
-        Tokens whose keys and values are cached are left out; further keywords of `forward` are passed on.
+        Tokens whose keys and values are cached are left out; further keywords of `forward` are passed on, but for
+        labels and for inputs_embeds, which such a loop has encoded before.
         """
         cached = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {"decoder_input_ids": input_ids[:, cached:], "past_key_values": past_key_values, **kwargs}
+        kept = {name: value for name, value in kwargs.items() if name not in ("labels", "inputs_embeds")}
+        return {"decoder_input_ids": input_ids[:, cached:], "past_key_values": past_key_values, **kept}
 
     def generate(
         self,

@@ -104,20 +104,28 @@ def load(
     own = quantization if isinstance(quantization, QuantizationConfig) else None
     if own is not None:
         config.update({"quantization_config": own.to_dict()})
-    with torch.device("meta"):
-        model = model_class(config)
-        if own is not None:
-            replace_linears(model, own)
+    model = empty_model(model_class, config, own)
     placement.check_complete(model, request.device_map)
     device = placement.single_device(request.device_map)
     report = _fill(model, checkpoint, dtype, device or torch.device("cpu"), request.ignore_mismatched_sizes)
-    model.generation_config = _generation_config(model, source)
+    model.generation_config = generation_config(model, source)
     model.eval()
     if isinstance(quantization, TorchAoConfig):
         quantization.apply(model)
     if device is None:
         model = placement.spread(model, request.device_map, **placement_options)
     return model, report
+
+
+def empty_model(
+    model_class: type[T5PreTrainedModel], config: T5Config, quantization: QuantizationConfig | None = None
+) -> T5PreTrainedModel:
+    """A model on the meta device: names, shapes and ties, and no memory. ValueError if it cannot be quantized so."""
+    with torch.device("meta"):
+        model = model_class(config)
+        if quantization is not None:
+            replace_linears(model, quantization)
+    return model
 
 
 def _config(
@@ -164,7 +172,7 @@ def _quantization(wanted: Quantization | None, config: T5Config) -> Quantization
     return stored if wanted is None else wanted
 
 
-class _Names:
+class Names:
     """Finds a parameter in a checkpoint of any head of the family."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -193,7 +201,7 @@ def _fill(
     device: torch.device,
     ignore_mismatched_sizes: bool,
 ) -> Report:
-    names, report = _Names(checkpoint), Report()
+    names, report = Names(checkpoint), Report()
     filled: dict[nn.Parameter, nn.Parameter] = {}  # a tied parameter comes twice and is read once
     to_round = {
         path: module
@@ -203,16 +211,14 @@ def _fill(
     for path, module in model.named_modules():
         if path in to_round:
             name = f"{path}.weight"
-            _round(
-                to_round[path], names.find(name), checkpoint, name, _target_dtype(model, name, dtype), device, report
-            )
+            _round(to_round[path], names.find(name), checkpoint, name, target_dtype(model, name, dtype), device, report)
             continue
         for leaf, expected in module._parameters.items():
             if expected is None:
                 continue
             if expected not in filled:
                 name = f"{path}.{leaf}"
-                target = _target_dtype(model, name, dtype) if expected.is_floating_point() else expected.dtype
+                target = target_dtype(model, name, dtype) if expected.is_floating_point() else expected.dtype
                 tensor = _fitting(names.find(name), checkpoint, name, expected, report)
                 if tensor is None:
                     tensor = torch.empty(expected.shape, dtype=target, device=device)
@@ -269,8 +275,8 @@ def _fitting(
     return None
 
 
-def _target_dtype(model: T5PreTrainedModel, parameter: str, dtype: torch.dtype) -> torch.dtype:
-    """float16 keeps some modules in float32, because their activations leave its range."""
+def target_dtype(model: T5PreTrainedModel, parameter: str, dtype: torch.dtype) -> torch.dtype:
+    """What a parameter of floats is kept in: float16 has some in float32, whose activations leave its range."""
     keeps = dtype == torch.float16 and any(part in model._keep_in_fp32_modules for part in parameter.split("."))
     return torch.float32 if keeps else dtype
 
@@ -303,7 +309,8 @@ def _finish(model: T5PreTrainedModel, report: Report, ignore_mismatched_sizes: b
         logger.warning("%s: the checkpoint %s has weights without a place here: %s", name, origin, ", ".join(useless))
 
 
-def _generation_config(model: T5PreTrainedModel, source: Source) -> GenerationConfig | None:
+def generation_config(model: T5PreTrainedModel, source: Source) -> GenerationConfig | None:
+    """How a checkpoint says its model generates; None for a model that does not."""
     if model.get_output_embeddings() is None:
         return None
     if is_gguf(source.name_or_path):

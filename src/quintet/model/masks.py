@@ -20,8 +20,9 @@ def causal_mask(
 ) -> torch.Tensor | None:
     """For queries at `positions` over keys 0 to key_length - 1: no key after the query, and none that is padding.
 
-    attention_mask is (batch, keys), of 1 and 0, and may be shorter than the keys of a static cache; or
-    (batch, 1, queries, keys), taken as it is, already in additive form. Returns (batch or 1, 1, queries, keys).
+    attention_mask is (batch, keys) or (batch, queries, keys), of 1 and 0, and may be shorter than the keys of a static
+    cache; or (batch, 1, queries, keys), taken as it is, already in additive form. Returns (batch or 1, 1, queries,
+    keys).
     """
     if attention_mask is not None and attention_mask.dim() == 4:
         return attention_mask
@@ -30,6 +31,6 @@ def causal_mask(
     if attention_mask is not None:
         unpadded = key_length - attention_mask.shape[-1]
         padding = torch.nn.functional.pad(attention_mask == 0, (0, unpadded), value=False)
-        hidden = hidden | padding[:, None, None, :]
+        hidden = hidden | (padding[:, None, None, :] if padding.dim() == 2 else padding[:, None])
     mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
     return mask.masked_fill(hidden, torch.finfo(dtype).min)

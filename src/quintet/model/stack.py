@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from quintet.config import T5Config
-from quintet.model import checks
+from quintet.model import checks, memory
 from quintet.model.attention import AttentionBias, choose_backend
 from quintet.model.cache import DynamicCache, EncoderDecoderCache
 from quintet.model.layers import AttentionInputs, Block, RMSNorm
@@ -209,6 +209,7 @@ class T5Stack(nn.Module):
         self, this: Pass, attention_mask: torch.Tensor | None, head_mask: torch.Tensor | None
     ) -> list[AttentionInputs]:
         """What each layer's self-attention needs."""
+        self._check_memory(this, masked=attention_mask is not None)
         mask = self._mask(this, attention_mask)
         head_masks = self._head_masks(head_mask, "decoder_head_mask" if self.is_decoder else "head_mask")
         return [
@@ -254,6 +255,23 @@ class T5Stack(nn.Module):
             for layer in range(len(self.block))
         ]
 
+    def _check_memory(self, this: Pass, masked: bool) -> None:
+        """RuntimeError if biases and weights of all pairs of tokens do not fit into the memory of a CPU."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or this.embeds.device.type != "cpu":
+            return
+        batch, length, _ = this.embeds.shape
+        layers = len(self.blocks)
+        first = self.blocks[0].self_attention
+        learns = torch.is_grad_enabled() and first.relative_attention_bias.weight.requires_grad
+        keeps = this.need_weights or (learns and not (self.gradient_checkpointing and self.training))
+        rows = batch if masked else 1
+        biases = rows * layers if self.config.position_bias_per_layer else rows
+        weights = batch if keeps or learns or self.backend == "eager" else 0
+        passing = max(rows, weights)  # a bias before it is laid out anew, or scores before they become weights
+        arrays = biases + passing + (weights * layers if keeps else weights)
+        needed = memory.attention_bytes(length * this.key_length, first.n_heads, this.embeds.element_size(), arrays)
+        memory.refuse_what_does_not_fit(needed, f"attention of {batch} x {length:,} tokens")
+
     def _mask(self, this: Pass, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         if this.cache is None or not this.cache.is_compileable:  # a static cache is longer than what is in it
             name = "decoder_attention_mask" if self.is_decoder else "attention_mask"
@@ -297,8 +315,10 @@ class T5Stack(nn.Module):
             if this.need_states:
                 states.append(hidden)
             hidden, *attentions = self._run_block(block, hidden, own[layer], cross[layer] if cross else None)
-            weights.append(attentions[0])
-            cross_weights.append(attentions[1])
+            if this.need_weights:  # a backend may have made them unasked, and they are large
+                weights.append(attentions[0])
+                cross_weights.append(attentions[1])
+            del attentions
         hidden = self.dropout(self.final_layer_norm(hidden))
         all_states = (*states, hidden) if this.need_states else None
         all_weights = tuple(weights) if this.need_weights else None

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from quintet import auto
-from quintet.pipelines.base import Pipeline
+from quintet.pipelines.base import InputError, Pipeline
 from quintet.pipelines.devices import device_of
 from quintet.pipelines.feature_extraction import FeatureExtractionPipeline
 from quintet.pipelines.question_answering import QuestionAnsweringPipeline
@@ -25,6 +25,7 @@ __all__ = [
     "ALIASES",
     "TASKS",
     "FeatureExtractionPipeline",
+    "InputError",
     "Pipeline",
     "QuestionAnsweringPipeline",
     "SummarizationPipeline",
@@ -33,6 +34,7 @@ __all__ = [
     "TokenClassificationPipeline",
     "TranslationPipeline",
     "ZeroShotClassificationPipeline",
+    "class_of_task",
     "pipeline",
 ]
 
@@ -101,6 +103,11 @@ def pipeline(
     if _is_name(tokenizer):
         tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer, use_fast=use_fast, **hub)
     return (pipeline_class or own_class)(model, tokenizer, task=_with_languages(task, model), device=device, **options)
+
+
+def class_of_task(task: str) -> type[Pipeline]:
+    """The class that `pipeline` makes of a task. Raises ValueError for an unknown one."""
+    return _found(ALIASES.get(task, task))[0]
 
 
 def _found(task: str) -> tuple[type[Pipeline], Any]:

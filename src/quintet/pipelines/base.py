@@ -26,6 +26,14 @@ logger = logging.getLogger(__name__)
 FAMILY = ("T5", "MT5", "UMT5")
 
 
+class InputError(ValueError):
+    """An input among several is none of the task: `number` is its place, counted from 0, `reason` what is wrong."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"input {number}: {reason}")
+        self.number, self.reason = number, reason
+
+
 @dataclass
 class Piece:
     """What the network reads in one row: token ids, their mask, and what `finish` needs to know of them.
@@ -113,6 +121,9 @@ class Pipeline:
         `batch_size`, and answered in order. An iterator is read and answered batch by batch, as results are asked for.
         `progress` says whether a bar on stderr shows how far a list is; None means for long lists, on a terminal.
 
+        Raises InputError, a ValueError, for a wrong input among several: of a list before anything is computed, of an
+        iterator after those before it have been answered. So is an error of the iterator itself.
+
         Ctrl-C in a list of several batches ends the work and loses nothing: results so far come back, with None for
         the rest, and one warning is logged. Before the first result it is a KeyboardInterrupt as always.
         """
@@ -128,11 +139,29 @@ class Pipeline:
 
     def _stream(self, inputs: Iterable[Any], how: Any, size: int) -> Iterator[Any]:
         numbered = enumerate(_read(inputs))
-        while window := list(itertools.islice(numbered, size)):
-            items = [item for _, item in window]
+        while True:
+            items, pieces, failure = self._window(itertools.islice(numbered, size), how)
             results: list[Any] = [None] * len(items)
-            self._fill(results, items, [self._prepare(item, number, how) for number, item in window], how, size)
+            self._fill(results, items, pieces, how, size)
             yield from results
+            if failure is not None:
+                raise failure
+            if len(items) < size:
+                return
+
+    def _window(
+        self, numbered: Iterable[tuple[int, Any]], how: Any
+    ) -> tuple[list[Any], list[list[Piece]], Exception | None]:
+        """Inputs and their pieces, up to the first that cannot be had, and why: those before it are to be answered."""
+        items: list[Any] = []
+        pieces: list[list[Piece]] = []
+        try:
+            for number, item in numbered:
+                pieces.append(self._prepare(item, number, how))
+                items.append(item)
+        except Exception as error:  # whatever the iterator raises
+            return items, pieces, error
+        return items, pieces, None
 
     def _list(self, items: list[Any], how: Any, size: int, progress: bool | None) -> list[Any]:
         results: list[Any] = [None] * len(items)
@@ -179,7 +208,7 @@ class Pipeline:
         try:
             return self.prepare(item, how)
         except ValueError as error:
-            raise ValueError(f"input {number}: {error}") from error
+            raise InputError(number, str(error)) from error
 
     def _compute(self, batch: list[Piece], how: Any) -> Sequence[Any]:
         with torch.no_grad(), evaluating(self.model):

@@ -53,7 +53,9 @@ class Text2TextGenerationPipeline(Pipeline):
 
     def __init__(self, model: Any, tokenizer: Any = None, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
-        self.prefix: str = self._of_task().get("prefix", self.model.config.prefix) or ""
+        self.prefix = self._of_task().get("prefix", self.model.config.prefix) or ""
+        if not isinstance(self.prefix, str):
+            raise ValueError(f"the checkpoint's prefix for {self.task} must be a text, got {self.prefix!r}")
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """One result per text, in order; options are the class's, and those of `Pipeline.__call__`.

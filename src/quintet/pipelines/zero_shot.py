@@ -50,7 +50,7 @@ class ZeroShotClassificationPipeline(Pipeline):
             options["candidate_labels"] = candidate_labels
         if isinstance(sequences, list) and not sequences:
             raise ValueError("give at least one text to classify")
-        if not _labels(options.get("candidate_labels", self._defaults.get("candidate_labels", ()))):
+        if not label_list(options.get("candidate_labels", self._defaults.get("candidate_labels", ()))):
             raise ValueError("give candidate_labels: a list of at least one label, or a text with commas between them")
         return super().__call__(sequences, **options)
 
@@ -58,7 +58,7 @@ class ZeroShotClassificationPipeline(Pipeline):
         self, *, candidate_labels: Any = (), hypothesis_template: str = TEMPLATE, multi_label: bool = False
     ) -> Options:
         """See the class. Raises ValueError for what are no labels, or a template without a place for them."""
-        labels = _labels(candidate_labels)
+        labels = label_list(candidate_labels)
         if not isinstance(hypothesis_template, str) or hypothesis_template.format("a label") == hypothesis_template:
             raise ValueError(f"hypothesis_template must be a text with {{}} for the label, got {hypothesis_template!r}")
         if not labels:
@@ -101,7 +101,8 @@ class ZeroShotClassificationPipeline(Pipeline):
         return Piece(encoded["input_ids"], encoded["attention_mask"])
 
 
-def _labels(labels: Any) -> list[str]:
+def label_list(labels: Any) -> list[str]:
+    """Labels as a list. Raises ValueError for what is neither a list of texts nor a text with commas between them."""
     if isinstance(labels, str):
         labels = [label.strip() for label in labels.split(",") if label.strip()]
     if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
