@@ -23,6 +23,7 @@ ROOMS = [
     "tokenizers",
     "generation",
     "quantize",
+    "engine",
     "model",
     "auto",
     "pipelines",

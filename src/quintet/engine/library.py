@@ -97,7 +97,7 @@ class Library:
         if found is None:
             raise self._error()
         self.instruction_set = found.decode()
-        """ "portable", "avx2" or "avx512"; the environment variable QUINTET_ISA chooses among what the processor has."""
+        """portable, avx2, avx512 or amx: the best there is, or what the environment variable QUINTET_ISA names."""
 
     def encode(self, model: Model, *arguments: int | None) -> None:
         """quintet_encode."""

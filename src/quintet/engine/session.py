@@ -49,7 +49,7 @@ class NativeSession:
 
     def __init__(self, library: Library, plan: Plan, states: torch.Tensor, lengths: Sequence[int]) -> None:
         """`states` (tokens, d_model) are the encoder's, of sources of the given lengths laid behind each other."""
-        self._handle = None
+        self._handle = 0  # none yet
         self._library, self._plan = library, plan
         self._rows = len(lengths)
         states = states.float().contiguous()
@@ -57,7 +57,7 @@ class NativeSession:
         self._handle = library.session_new(plan.model, states.data_ptr(), starts.data_ptr(), len(lengths))
 
     def __del__(self) -> None:
-        if self._handle is not None:
+        if self._handle:
             self._library.session_free(self._handle)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:

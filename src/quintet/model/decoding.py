@@ -17,9 +17,9 @@ from quintet.generation.search import Found, Search, Trace
 from quintet.generation.stopping import MaxTimeCriteria, StoppingCriteriaList, StopStringCriteria
 from quintet.generation.strategies import decode, rows_per_source
 from quintet.model import checks
-from quintet.model.cache import Cache, DynamicCache, EncoderDecoderCache, StaticCache
+from quintet.model.engines import EagerEngine, NativeEngine, Wanted, choose_engine
 from quintet.model.inputs import Inputs
-from quintet.model.session import DecoderInputs, EagerSession, Recording
+from quintet.model.session import Recording
 from quintet.outputs import BaseModelOutput, GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 
 if TYPE_CHECKING:
@@ -62,19 +62,18 @@ class Generation:
 
     def run(self, inputs: Inputs) -> Any:
         """All sources at once."""
-        encoded = self._encode(inputs)
+        engine = choose_engine(self.model, inputs, self._wanted())
+        encoded = engine.encode(inputs)
         prefix = self._prefix(inputs, encoded)
         search = self._search(inputs, prefix)
-        recording = self._recording()
-        cache = self._new_cache(search.max_length, encoded[0].shape[1])
-        session = self._session(self.model, inputs, encoded, cache, recording)
+        session = engine.session(inputs, encoded, search.max_length)
         rows = torch.arange(inputs.rows, device=prefix.device).repeat_interleave(search.rows_per_source)
         if search.rows_per_source > 1:
             session.select(rows)
         start = prefix if self.config.num_beams > 1 else prefix.index_select(0, rows)
         found = self._streamed(search, lambda: decode(session, start, search), start)
         search.check_complete(found, prefix.shape[1])
-        return self._result(found, search, encoded, recording, cache)
+        return self._result(found, search, encoded, engine)
 
     def run_all(self, inputs: Inputs, batch_size: int) -> torch.Tensor:
         """Batch by batch, sources of similar length together; the sequences are in the order of the sources."""
@@ -107,15 +106,15 @@ class Generation:
         return in_batches(inputs.lengths, 1, decode_one, self.pad, progress=self.call.progress or False)
 
     def _assisted_one(self, inputs: Inputs) -> Any:
-        encoded = self._encode(inputs)
+        engine = choose_engine(self.model, inputs)
+        encoded = engine.encode(inputs)
         prefix = self._prefix(inputs, encoded)
         search = self._search(inputs, prefix)
-        cache = self._new_cache(search.max_length, encoded[0].shape[1])
-        session = self._session(self.model, inputs, encoded, cache, Recording())
+        session = engine.session(inputs, encoded, search.max_length)
         drafter = self._drafter(inputs, search)
         found = self._streamed(search, lambda: assisted_search(session, prefix, search, drafter), prefix)
         search.check_complete(found, prefix.shape[1])
-        return self._result(found, search, encoded, Recording(), cache)
+        return self._result(found, search, encoded, engine)
 
     def _drafter(self, inputs: Inputs, search: Search) -> Drafter:
         assistant = self.call.assistant_model
@@ -131,24 +130,24 @@ class Generation:
         if assistant.config.vocab_size != self.model.config.vocab_size:
             sizes = f"{assistant.config.vocab_size} and {self.model.config.vocab_size}"
             raise ValueError(f"assistant_model and the model must have the same vocabulary, but have {sizes} tokens")
-        encoded = assistant.encoder(inputs.input_ids, inputs.attention_mask, return_dict=True)
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        decoder = DecoderInputs(inputs.decoder_attention_mask)
-        return Assistant(EagerSession(assistant, encoded[0], inputs.attention_mask, cache, decoder), search)
+        read = Inputs(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            decoder_attention_mask=inputs.decoder_attention_mask,
+        )
+        engine = choose_engine(assistant, read)
+        return Assistant(engine.session(read, engine.encode(read), search.max_length), search)
 
     # -- before the loop -----------------------------------------------------------------------------------------
 
-    def _encode(self, inputs: Inputs) -> BaseModelOutput:
-        if inputs.encoder_outputs is not None:
-            return inputs.encoder_outputs
-        return self.model.encoder(
-            input_ids=inputs.input_ids,
-            inputs_embeds=inputs.inputs_embeds,
-            attention_mask=inputs.attention_mask,
-            head_mask=inputs.head_mask,
-            output_attentions=self.config.output_attentions,
-            output_hidden_states=self.config.output_hidden_states,
-            return_dict=True,
+    def _wanted(self) -> Wanted:
+        """What the call asks for that not every engine gives."""
+        config = self.config
+        return Wanted(
+            attentions=bool(config.output_attentions),
+            states=bool(config.output_hidden_states),
+            use_cache=bool(config.use_cache),
+            is_static=config.cache_implementation == "static",
         )
 
     def _prefix(self, inputs: Inputs, encoded: BaseModelOutput) -> torch.Tensor:
@@ -239,30 +238,6 @@ class Generation:
             criteria.append(StopStringCriteria(self.call.tokenizer, self.config.stop_strings))
         return StoppingCriteriaList([*criteria, *(self.call.stopping_criteria or ())])
 
-    def _new_cache(self, max_length: int, source_length: int) -> EncoderDecoderCache | None:
-        if not self.config.use_cache:
-            return None
-        own: Cache = DynamicCache()
-        cross: Cache = DynamicCache()
-        if self.config.cache_implementation == "static":
-            own, cross = StaticCache(max_cache_len=max_length), StaticCache(max_cache_len=source_length)
-        return EncoderDecoderCache(own, cross)
-
-    def _recording(self) -> Recording:
-        wanted = self.config.return_dict_in_generate
-        return Recording(wanted and self.config.output_attentions, wanted and self.config.output_hidden_states)
-
-    @staticmethod
-    def _session(
-        model: T5ForConditionalGeneration,
-        inputs: Inputs,
-        encoded: BaseModelOutput,
-        cache: EncoderDecoderCache | None,
-        recording: Recording,
-    ) -> EagerSession:
-        decoder = DecoderInputs(inputs.decoder_attention_mask, inputs.decoder_head_mask, inputs.cross_attn_head_mask)
-        return EagerSession(model, encoded[0], inputs.attention_mask, cache, decoder, recording)
-
     # -- the loop and after --------------------------------------------------------------------------------------
 
     def _streamed(self, search: Search, loop: Any, prefix: torch.Tensor) -> Found:
@@ -287,12 +262,13 @@ class Generation:
         found: Found,
         search: Search,
         encoded: BaseModelOutput,
-        recording: Recording,
-        cache: EncoderDecoderCache | None,
+        engine: EagerEngine | NativeEngine,
     ) -> Any:
         config, trace = self.config, search.trace
         if not config.return_dict_in_generate:
             return found.sequences
+        recording = engine.recording if isinstance(engine, EagerEngine) else Recording()
+        cache = engine.cache if isinstance(engine, EagerEngine) else None
         kept: Any = cache.to_legacy_cache() if cache is not None and config.return_legacy_cache else cache
         common = {
             "sequences": found.sequences,

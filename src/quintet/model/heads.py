@@ -26,6 +26,7 @@ from quintet.generation.options import Call
 from quintet.generation.scoring import transition_scores
 from quintet.model import checks, decoding, scoring
 from quintet.model.cache import EncoderDecoderCache
+from quintet.model.engines import encode_natively
 from quintet.model.init import Embedding, Linear
 from quintet.model.inputs import as_encoder_output
 from quintet.model.pretrained import T5PreTrainedModel
@@ -368,6 +369,13 @@ class T5EncoderModel(T5PreTrainedModel):
         return_dict: bool | None = None,
     ) -> BaseModelOutput | tuple[Any, ...]:
         """Ids (batch, source) or embeddings to states (batch, source, d_model)."""
+        config = self.config
+        attentions = config.output_attentions if output_attentions is None else output_attentions
+        hidden = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if head_mask is None and not attentions and not hidden:
+            states = encode_natively(self, input_ids, inputs_embeds, attention_mask)
+            if states is not None:
+                return as_asked(BaseModelOutput(states), config, return_dict)
         return self.encoder(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -16,6 +16,7 @@ from quintet.generation.config import GenerationConfig
 from quintet.model import embeddings, loading
 from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
+from quintet.model.plans import check_engine
 from quintet.model.stack import T5Stack
 from quintet.quantize import Quantization, QuantizedLinear, as_quantization
 
@@ -35,6 +36,8 @@ class T5PreTrainedModel(nn.Module):
     _keep_in_fp32_modules: ClassVar[list[str]] = ["wo"]
 
     generation_config: GenerationConfig | None = None
+    engine: str = "auto"
+    """Who computes where it can: the native engine ("auto"), or always the network's own layers ("eager")."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -70,6 +73,7 @@ class T5PreTrainedModel(nn.Module):
         variant: str | None = None,
         gguf_file: str | None = None,
         quantization_config: Quantization | Mapping[str, Any] | str | None = None,
+        engine: str = "auto",
         **kwargs: Any,
     ) -> Any:
         """Load a model from a folder, a hub repository or a GGUF file; it comes in evaluation mode.
@@ -89,6 +93,10 @@ class T5PreTrainedModel(nn.Module):
         the floats are never all in memory; or a TorchAoConfig, applied to the finished model. A folder that such a
         rounded model was saved into is loaded without it.
 
+        engine="auto" lets native code generate, score and encode where it can: on a CPU, in evaluation mode, in float32
+        or bfloat16, with rounded weights or without. "eager" always computes with the network's own layers; it can be
+        changed later, `model.engine = "eager"`.
+
         Weights are memory-mapped: a load that changes no dtype reads only what is used. Raises OSError for files that
         are missing or damaged, ValueError for a wrong option or configuration, TypeError for an unknown keyword, and
         RuntimeError for sizes that do not fit unless `ignore_mismatched_sizes`.
@@ -102,7 +110,9 @@ class T5PreTrainedModel(nn.Module):
             gguf_file=gguf_file,
             quantization=as_quantization(quantization_config),
         )
+        check_engine(engine)
         model, report = loading.load(cls, pretrained_model_name_or_path, config, request, kwargs)
+        model.engine = engine
         return (model, report.to_dict()) if output_loading_info else model
 
     def save_pretrained(

@@ -11,9 +11,8 @@ import torch
 
 from quintet.generation.scoring import log_probabilities
 from quintet.model import checks
-from quintet.model.cache import DynamicCache, EncoderDecoderCache
+from quintet.model.engines import Engine, choose_engine
 from quintet.model.inputs import Inputs
-from quintet.model.session import EagerSession
 from quintet.outputs import BaseModelOutput, ScoreOutput
 
 if TYPE_CHECKING:
@@ -38,12 +37,13 @@ class Scorer:
         lengths = torch.zeros(inputs.rows, several, dtype=torch.long, device=inputs.device)
         for batch in self._batches(inputs.lengths):
             part = inputs.take(batch)
-            encoded = self._encode(part)
+            engine = choose_engine(self.model, part)
+            encoded = engine.encode(part)
             places = [(place, index) for place, source in enumerate(batch) for index in range(len(targets[source]))]
             places.sort(key=lambda where: len(targets[batch[where[0]]][where[1]]))
             for chunk in self._chunks(places, longest):
                 wanted = [targets[batch[place]][index] for place, index in chunk]
-                scores = self._score(part, encoded, [place for place, _ in chunk], wanted)
+                scores = self._score(engine, part, encoded, [place for place, _ in chunk], wanted)
                 for (place, index), row, target in zip(chunk, scores, wanted, strict=True):
                     tokens[batch[place], index, : len(target)] = row[: len(target)]
                     lengths[batch[place], index] = len(target)
@@ -61,25 +61,14 @@ class Scorer:
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
-    def _encode(self, inputs: Inputs) -> BaseModelOutput:
-        if inputs.encoder_outputs is not None:
-            return inputs.encoder_outputs
-        return self.model.encoder(
-            input_ids=inputs.input_ids,
-            inputs_embeds=inputs.inputs_embeds,
-            attention_mask=inputs.attention_mask,
-            return_dict=True,
-        )
-
     def _score(
-        self, inputs: Inputs, encoded: BaseModelOutput, sources: list[int], targets: list[list[int]]
+        self, engine: Engine, inputs: Inputs, encoded: BaseModelOutput, sources: list[int], targets: list[list[int]]
     ) -> torch.Tensor:
         labels = torch.full((len(targets), max(map(len, targets))), IGNORED, device=encoded[0].device)
         for row, target in enumerate(targets):
             labels[row, : len(target)] = torch.tensor(target, device=labels.device)
         checks.check_labels(labels, self.model.config.vocab_size, "targets")
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        session = EagerSession(self.model, encoded[0], inputs.attention_mask, cache)
+        session = engine.session(inputs, encoded, labels.shape[1])
         session.select(torch.tensor(sources, device=labels.device))
         return log_probabilities(session, self.model.prepare_decoder_input_ids_from_labels(labels), labels, IGNORED)
 
