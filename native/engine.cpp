@@ -42,7 +42,7 @@ Result guarded(Result failed, const Work &work) {
 
 // -- the instruction set -----------------------------------------------------------------------------------------------
 
-#if defined(__x86_64__)
+#if defined(QUINTET_HAS_AMX)
 // AMX is there if the processor has its three parts and Linux lets this process use the tiles (it asks to be asked).
 bool may_use_tiles() {
     unsigned a, b, c, d;
@@ -55,33 +55,39 @@ bool may_use_tiles() {
 
 std::vector<const Network *> supported_networks() {
     std::vector<const Network *> found = {&portable_network()};
-#if defined(__x86_64__)
+#if defined(QUINTET_HAS_AVX2)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2_network());
-    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (wide && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
+#endif
+#if defined(QUINTET_HAS_AVX512)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
         found.push_back(&avx512_network());
-        if (may_use_tiles()) found.push_back(&amx_network());
-    }
+#endif
+#if defined(QUINTET_HAS_AMX)
+    if (found.back()->name == std::string("avx512") && may_use_tiles()) found.push_back(&amx_network());
 #endif
     return found;
 }
 
-const Network &choose_network() {
-    std::vector<const Network *> found = supported_networks();
-    const char *wanted = std::getenv("QUINTET_ISA");
-    if (wanted == nullptr || *wanted == 0) return *found.back();
+const Network *network_named(const char *wanted) {
     std::string names;
-    for (const Network *network : found) {
-        if (std::strcmp(network->name, wanted) == 0) return *network;
+    for (const Network *network : supported_networks()) {
+        if (std::strcmp(network->name, wanted) == 0) return network;
         names += (names.empty() ? "" : ", ") + std::string(network->name);
     }
-    throw std::runtime_error("QUINTET_ISA is \"" + std::string(wanted) + "\"; this processor has " + names);
+    throw std::runtime_error("the instruction set \"" + std::string(wanted) + "\" (QUINTET_ISA) is not there; this " +
+                             "processor has " + names);
 }
 
+const Network *chosen = nullptr;
+
 const Network &network() {
-    static const Network &chosen = choose_network();
-    return chosen;
+    if (chosen == nullptr) {
+        const char *wanted = std::getenv("QUINTET_ISA");
+        chosen = wanted == nullptr || *wanted == 0 ? supported_networks().back() : network_named(wanted);
+    }
+    return *chosen;
 }
 
 template <class Job>
@@ -265,8 +271,26 @@ const char *quintet_instruction_set(void) {
     return guarded<const char *>(nullptr, [] { return network().name; });
 }
 
+int quintet_set_instruction_set(const char *name) {
+    return guarded(-1, [&] { return chosen = network_named(name), 0; });
+}
+
 int quintet_set_threads(int64_t count) {
     return guarded(-1, [&] { return set_threads(count), 0; });
+}
+
+int quintet_multiply(const quintet_matrix *matrix, const float *numbers, int64_t tokens, int32_t many, float *result) {
+    return guarded(-1, [&] {
+        quintet_model model{};
+        model.d_model = matrix->inputs;
+        model.heads = 1;
+        model.d_kv = matrix->outputs;
+        int64_t lanes = many ? LANES : 1;
+        Room room;
+        Space space = room.make(model, quintet_stack{}, (tokens + lanes - 1) / lanes, lanes, 0);
+        run(network().multiply, Product{*matrix, space, numbers, tokens, many != 0, result});
+        return 0;
+    });
 }
 
 int quintet_encode(const quintet_model *model, const int64_t *ids, const float *embeds, const uint8_t *visible,

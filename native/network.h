@@ -32,6 +32,15 @@ struct Encoding {
     float *states;
 };
 
+struct Product {
+    const quintet_matrix &w;
+    Space space;
+    const float *numbers;
+    int64_t tokens;
+    bool many;
+    float *result;
+};
+
 struct SourceReading {
     const quintet_model &model;
     Space space;
@@ -62,6 +71,7 @@ struct Network {
     void (*encode)(const Encoding &, Team &, int64_t member);
     void (*read_sources)(const SourceReading &, Team &, int64_t member);
     void (*step)(const Step &, Team &, int64_t member);
+    void (*multiply)(const Product &, Team &, int64_t member);
 };
 
 const Network &portable_network();

@@ -68,11 +68,19 @@ typedef struct quintet_session quintet_session;
 /* Why the last call of this thread failed. */
 const char *quintet_error(void);
 
-/* "portable", "avx2", "avx512" or "amx": the best this processor has, or what QUINTET_ISA names. NULL: it has not. */
+/* "portable", "avx2", "avx512" or "amx": the best this processor has, or what the environment variable QUINTET_ISA names.
+   NULL: it has not. */
 const char *quintet_instruction_set(void);
+
+/* Uses another of those from now on. */
+int quintet_set_instruction_set(const char *name);
 
 /* How many threads compute, the caller included. */
 int quintet_set_threads(int64_t threads);
+
+/* Numbers of tokens (tokens, inputs), rounded as the matrix asks for, times the matrix: (tokens, outputs). For many
+   tokens (`many`), or one by one. */
+int quintet_multiply(const quintet_matrix *, const float *numbers, int64_t tokens, int32_t many, float *result);
 
 /* Sources laid behind each other, source i from starts[i] to starts[i + 1]; ids, or embeddings (tokens, d_model). No
    token looks at those whose `visible` is 0; NULL: all are visible. Writes the normalised states (tokens, d_model). */

@@ -83,7 +83,9 @@ class Library:
         for name, result, arguments in (
             ("error", c_char_p, []),
             ("instruction_set", c_char_p, []),
+            ("set_instruction_set", ctypes.c_int, [c_char_p]),
             ("set_threads", ctypes.c_int, [c_int64]),
+            ("multiply", ctypes.c_int, [POINTER(Matrix), pointer, c_int64, c_int32, pointer]),
             ("encode", ctypes.c_int, [POINTER(Model), pointer, pointer, pointer, pointer, c_int64, pointer]),
             ("session_new", c_void_p, [POINTER(Model), pointer, pointer, c_int64]),
             ("session_step", ctypes.c_int, [c_void_p, pointer, c_int64, c_int32, pointer, pointer]),
@@ -93,11 +95,22 @@ class Library:
         ):
             function = getattr(library, f"quintet_{name}")
             function.restype, function.argtypes = result, arguments
-        found = library.quintet_instruction_set()
-        if found is None:
+        if library.quintet_instruction_set() is None:
             raise self._error()
-        self.instruction_set = found.decode()
+
+    @property
+    def instruction_set(self) -> str:
         """portable, avx2, avx512 or amx: the best there is, or what the environment variable QUINTET_ISA names."""
+        return self._library.quintet_instruction_set().decode()
+
+    @instruction_set.setter
+    def instruction_set(self, name: str) -> None:
+        self._check(self._library.quintet_set_instruction_set(name.encode()))
+
+    def multiply(self, matrix: Matrix, *arguments: int) -> None:
+        """quintet_multiply."""
+        self._set_threads()
+        self._check(self._library.quintet_multiply(ctypes.byref(matrix), *arguments))
 
     def encode(self, model: Model, *arguments: int | None) -> None:
         """quintet_encode."""
@@ -166,6 +179,6 @@ def _container_quota() -> float | None:
 def load_library() -> Library | None:
     """The library, if it was built; None, said once, if there was no compiler when quintet was installed."""
     if not PATH.exists():
-        logger.info("the native engine was not built: models run on PyTorch's own operations")
+        logger.warning("the native engine was not built (no C++ compiler?): models compute with PyTorch's operations")
         return None
     return Library(PATH)
