@@ -275,6 +275,11 @@ int quintet_set_instruction_set(const char *name) {
     return guarded(-1, [&] { return chosen = network_named(name), 0; });
 }
 
+void quintet_use_openmp(void *parallel, void *thread_number, void *thread_count) {
+    use_openmp({reinterpret_cast<void (*)(void (*)(void *), void *, unsigned, unsigned)>(parallel),
+                reinterpret_cast<int (*)()>(thread_number), reinterpret_cast<int (*)()>(thread_count)});
+}
+
 int quintet_set_threads(int64_t count) {
     return guarded(-1, [&] { return set_threads(count), 0; });
 }

@@ -78,6 +78,11 @@ int quintet_set_instruction_set(const char *name);
 /* How many threads compute, the caller included. */
 int quintet_set_threads(int64_t threads);
 
+/* Computes on the threads of an OpenMP library that the process uses anyway, given its functions GOMP_parallel,
+   omp_get_thread_num and omp_get_num_threads: two sets of threads that wait for work would take the processors from
+   each other. Without it, on threads of its own. */
+void quintet_use_openmp(void *parallel, void *thread_number, void *thread_count);
+
 /* Numbers of tokens (tokens, inputs), rounded as the matrix asks for, times the matrix: (tokens, outputs). For many
    tokens (`many`), or one by one. */
 int quintet_multiply(const quintet_matrix *, const float *numbers, int64_t tokens, int32_t many, float *result);

@@ -92,13 +92,30 @@ struct Pool {
 
 std::mutex one_call;
 Pool *pool = nullptr;
+OpenMP openmp{};
 int64_t wanted = 1;
+
+void run_on_openmp(void (*body)(void *, Team &, int64_t), void *context) {
+    struct Call {
+        void (*body)(void *, Team &, int64_t);
+        void *context;
+        Team team;
+    } call{body, context, {}};
+    auto work = [](void *data) {
+        Call &call = *static_cast<Call *>(data);
+        // It may give fewer threads than it was asked for; each writes the same number before it meets the others.
+        __atomic_store_n(&call.team.size, openmp.size(), __ATOMIC_RELAXED);
+        call.body(call.context, call.team, openmp.member());
+    };
+    openmp.parallel(work, &call, static_cast<unsigned>(wanted), 0);
+}
 
 // A child of fork has the pool's memory but not its threads, so it forgets the pool (and that little memory).
 void before_fork() { one_call.lock(); }
 void after_fork_in_parent() { one_call.unlock(); }
 void after_fork_in_child() {
     pool = nullptr;
+    openmp = {};
     one_call.unlock();
 }
 
@@ -119,12 +136,18 @@ void Team::meet() {
 
 void run_together(void (*body)(void *, Team &, int64_t), void *context) {
     std::lock_guard lock(one_call);
+    if (openmp.parallel != nullptr) return run_on_openmp(body, context);
     if (pool == nullptr || pool->team.size != wanted) {
         delete pool;
         pool = nullptr;
         pool = new Pool(wanted);
     }
     pool->run(body, context);
+}
+
+void use_openmp(const OpenMP &functions) {
+    std::lock_guard lock(one_call);
+    openmp = functions;
 }
 
 void set_threads(int64_t threads) {

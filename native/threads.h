@@ -31,6 +31,15 @@ inline void share(Team &team, int64_t count, const Work &work) {
 // time: others wait. Fork is safe: a child has a pool of its own. Throws std::system_error if a thread cannot start.
 void run_together(void (*body)(void *context, Team &team, int64_t member), void *context);
 
+// From now on, OpenMP's threads instead of the pool's, through these functions of its library: GOMP_parallel,
+// omp_get_thread_num, omp_get_num_threads. A child of fork goes back to a pool, since OpenMP does not survive there.
+struct OpenMP {
+    void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
+    int (*member)();
+    int (*size)();
+};
+void use_openmp(const OpenMP &);
+
 void set_threads(int64_t threads);
 int64_t threads();
 

@@ -85,6 +85,7 @@ class Library:
             ("instruction_set", c_char_p, []),
             ("set_instruction_set", ctypes.c_int, [c_char_p]),
             ("set_threads", ctypes.c_int, [c_int64]),
+            ("use_openmp", None, [pointer, pointer, pointer]),
             ("multiply", ctypes.c_int, [POINTER(Matrix), pointer, c_int64, c_int32, pointer]),
             ("encode", ctypes.c_int, [POINTER(Model), pointer, pointer, pointer, pointer, c_int64, pointer]),
             ("session_new", c_void_p, [POINTER(Model), pointer, pointer, c_int64]),
@@ -97,6 +98,10 @@ class Library:
             function.restype, function.argtypes = result, arguments
         if library.quintet_instruction_set() is None:
             raise self._error()
+        openmp = torch_openmp()
+        if openmp is not None:
+            names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+            library.quintet_use_openmp(*(ctypes.cast(getattr(openmp, name), c_void_p) for name in names))
 
     @property
     def instruction_set(self) -> str:
@@ -150,6 +155,19 @@ class Library:
 
     def _error(self) -> RuntimeError:
         return RuntimeError(self._library.quintet_error().decode())
+
+
+def torch_openmp() -> ctypes.CDLL | None:
+    """The GNU OpenMP library whose threads torch computes on, if it is loaded, and only one is.
+
+    After each parallel operation its threads go on waiting at full speed for a while. Between two steps of a decoder
+    there are such operations, and threads of our own would have to share the processors with the waiting ones.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    paths = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "/libgomp" in line}
+    return ctypes.CDLL(paths.pop()) if len(paths) == 1 else None
 
 
 def usable_processors() -> int:
