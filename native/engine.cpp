@@ -26,6 +26,7 @@ constexpr int64_t LANES = 16;
 constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
 
 thread_local std::string last_error;
+thread_local bool last_is_range = false;
 
 // Runs `work`; exceptions become an error text and `failed`.
 template <class Result, class Work>
@@ -34,9 +35,14 @@ Result guarded(Result failed, const Work &work) {
         return work();
     } catch (const std::bad_alloc &) {
         last_error = "out of memory: use fewer or shorter sources at a time";
+    } catch (const std::out_of_range &error) {
+        last_error = error.what();
+        last_is_range = true;
+        return failed;
     } catch (const std::exception &error) {
         last_error = error.what();
     }
+    last_is_range = false;
     return failed;
 }
 
@@ -152,11 +158,11 @@ struct Layout {
     }
 };
 
-void check_tokens(const int64_t *tokens, int64_t count, const quintet_matrix &embedding) {
+void check_tokens(const char *name, const int64_t *tokens, int64_t count, const quintet_matrix &embedding) {
     for (int64_t i = 0; i < count; i++)
         if (tokens[i] < 0 || tokens[i] >= embedding.outputs)
-            throw std::out_of_range("token id " + std::to_string(tokens[i]) + " is outside the vocabulary of " +
-                                    std::to_string(embedding.outputs));
+            throw std::out_of_range(std::string(name) + " must be from 0 to " + std::to_string(embedding.outputs - 1) +
+                                    ", got " + std::to_string(tokens[i]));
 }
 
 }  // namespace
@@ -191,7 +197,7 @@ struct quintet_session {
     }
 
     void step(const int64_t *tokens, int64_t n, bool all, float *scores, float *states) {
-        check_tokens(tokens, rows() * n, model.decoder.embedding);
+        check_tokens("decoder_input_ids", tokens, rows() * n, model.decoder.embedding);
         extend(n);
         std::vector<Chunk> views;
         for (const Stored &chunk : chunks_)
@@ -267,6 +273,8 @@ private:
 
 const char *quintet_error(void) { return last_error.c_str(); }
 
+int quintet_error_is_range(void) { return last_is_range; }
+
 const char *quintet_instruction_set(void) {
     return guarded<const char *>(nullptr, [] { return network().name; });
 }
@@ -301,7 +309,7 @@ int quintet_multiply(const quintet_matrix *matrix, const float *numbers, int64_t
 int quintet_encode(const quintet_model *model, const int64_t *ids, const float *embeds, const uint8_t *visible,
                    const int64_t *starts, int64_t sources, float *states) {
     return guarded(-1, [&] {
-        if (ids != nullptr) check_tokens(ids, starts[sources], model->encoder.embedding);
+        if (ids != nullptr) check_tokens("input_ids", ids, starts[sources], model->encoder.embedding);
         Layout layout(starts, sources);
         Room room;
         Space space = room.make(*model, model->encoder, layout.panels, LANES, layout.longest);

@@ -39,6 +39,7 @@ def lively_pair(variant: str) -> Pair:
     with torch.no_grad():
         for model in pair:
             model.lm_head.weight[end] *= 1.5
+    pair.ours.engine = "auto"
     return pair
 
 

@@ -90,15 +90,22 @@ def expected(case: Case) -> Any:
     return run(transformers, case, **DETAILS)
 
 
+ENGINES = ["auto", pytest.param("eager", marks=pytest.mark.sweep)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", matrix(CASES, EVERYDAY))
-def test_tokens_are_those_of_the_reference(case: Case) -> None:
+def test_tokens_are_those_of_the_reference(case: Case, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(case.scene(quintet).model, "engine", engine)
     tokens = run(quintet, case)
     assert isinstance(tokens, Tensor)
     assert torch.equal(ends(case, tokens), ends(case, expected(case).sequences))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", matrix(SCORED, SCORED[::4]))
-def test_scores_are_those_of_the_reference(case: Case) -> None:
+def test_scores_are_those_of_the_reference(case: Case, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(case.scene(quintet).model, "engine", engine)
     ours, theirs = run(quintet, case, **DETAILS), expected(case)
     assert torch.equal(ends(case, ours.sequences), ends(case, theirs.sequences))
     if case.beams > 1:

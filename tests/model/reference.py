@@ -86,12 +86,15 @@ def config_values(head: str, variant: str, **changes: Any) -> dict[str, Any]:
 
 
 def build(library: Any, head: str, variant: str, backend: str = "eager", **changes: Any) -> Any:
-    """A randomly initialised tiny model of `library`."""
+    """A randomly initialised tiny model of `library`, which computes with its own layers."""
     family = VARIANTS[variant].family
     if library is quintet:
         changes["attn_implementation"] = backend
     config = getattr(library, f"{family}Config")(**config_values(head, variant, **changes))
-    return getattr(library, f"{family}{head}")(config)
+    model = getattr(library, f"{family}{head}")(config)
+    if library is quintet:
+        model.engine = "eager"
+    return model
 
 
 def make_pair(head: str, variant: str = "t5", backend: str = "eager", **changes: Any) -> Pair:

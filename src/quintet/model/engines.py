@@ -13,7 +13,7 @@ from quintet.generation.protocol import RewindableSession
 from quintet.model import checks
 from quintet.model.cache import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 from quintet.model.inputs import Inputs
-from quintet.model.plans import native_plan
+from quintet.model.plans import is_traced, native_plan
 from quintet.model.session import DecoderInputs, EagerSession, Recording
 from quintet.outputs import BaseModelOutput
 
@@ -154,6 +154,8 @@ def encode_natively(
 
     Raises ValueError or IndexError for input that does not fit.
     """
+    if is_traced():  # and nothing but that can be asked then
+        return None
     inputs = Inputs(input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
     try:
         _check_gradients(model, inputs_embeds)

@@ -29,6 +29,12 @@ def check_engine(engine: str) -> str:
     return engine
 
 
+def is_traced() -> bool:
+    """Whether what runs is not a computation but its recording, by a compiler or an exporter."""
+    modes = torch._C._len_torch_dispatch_stack()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or modes > 0
+
+
 def native_plan(model: T5PreTrainedModel) -> tuple[Library, Plan]:
     """The library, and the model as it is now described to it.
 
@@ -60,7 +66,7 @@ def _check_surroundings(model: T5PreTrainedModel) -> None:
         raise Unsupported("training mode")
     if torch.is_autocast_enabled("cpu"):
         raise Unsupported("autocast")
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+    if is_traced():
         raise Unsupported("tracing")
 
 
