@@ -31,8 +31,9 @@ def check_engine(engine: str) -> str:
 
 def is_traced() -> bool:
     """Whether what runs is not a computation but its recording, by a compiler or an exporter."""
-    modes = torch._C._len_torch_dispatch_stack()
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or modes > 0
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def native_plan(model: T5PreTrainedModel) -> tuple[Library, Plan]:
