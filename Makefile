@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test sweep lint bench clean
+.PHONY: demo test native sweep lint bench clean
 
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,9 @@ sweep: $(READY)  ## the rest of the large matrices, of which the tests have a pa
 
 bench: $(READY)  ## side by side with the reference, on this machine
 	$(BIN)/python benchmarks/compare.py
+
+native: $(READY)  ## compile the CPU engine in place, after a change in native/
+	$(BIN)/python setup.py --quiet build_ext --inplace
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
