@@ -5,6 +5,8 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -44,9 +46,10 @@ struct Pool {
         team.size = size;
         try {
             for (int64_t member = 1; member < size; member++) workers.emplace_back([this, member] { work(member); });
-        } catch (...) {
+        } catch (const std::system_error &error) {
             close();
-            throw;
+            throw std::runtime_error("cannot start " + std::to_string(size) + " threads (" + error.what() +
+                                     "): torch.set_num_threads(1) does without");
         }
     }
 
@@ -117,12 +120,12 @@ void Team::meet() {
     wait_for_change(round, here);
 }
 
-void run_together(void (*body)(void *, Team &, int64_t), void *context) {
+void run_together(int64_t members, void (*body)(void *, Team &, int64_t), void *context) {
     std::lock_guard lock(one_call);
-    if (pool == nullptr || pool->team.size != wanted) {
+    if (pool == nullptr || pool->team.size != members) {
         delete pool;
         pool = nullptr;
-        pool = new Pool(wanted);
+        pool = new Pool(members);
     }
     pool->run(body, context);
 }
