@@ -1,5 +1,6 @@
 // Behind the C functions: which instruction set, room for a pass, sessions, errors.
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -86,7 +87,7 @@ const Network *network_named(const char *wanted) {
                              "processor has " + names);
 }
 
-const Network *chosen = nullptr;
+std::atomic<const Network *> chosen{nullptr};
 
 const Network &network() {
     if (chosen == nullptr) {
@@ -103,6 +104,7 @@ void run(void (*pass)(const Job &, Team &, int64_t), const Job &job) {
         const Job *job;
     } call{pass, &job};
     run_together(
+        job.space.members,
         [](void *context, Team &team, int64_t member) {
             const Call &call = *static_cast<Call *>(context);
             call.pass(*call.job, team, member);
@@ -133,7 +135,7 @@ struct Room {
         total.reserve((panels * sums(narrow) + at_once * sums(d_ff)) * lanes * 4);
         int64_t line_of_scores = (keys + LANES) / LANES * LANES * lanes + LANES;
         scores.reserve(members * line_of_scores * 4);
-        return {states.floats(), {wide[0].floats(), wide[1].floats(), wide[2].floats()}, normal.floats(),
+        return {members, states.floats(), {wide[0].floats(), wide[1].floats(), wide[2].floats()}, normal.floats(),
                 rounded.bytes(), scale.floats(), reinterpret_cast<int32_t *>(total.bytes()), scores.floats(),
                 line_of_scores};
     }
@@ -197,6 +199,7 @@ struct quintet_session {
     }
 
     void step(const int64_t *tokens, int64_t n, bool all, float *scores, float *states) {
+        if (n < 1) throw std::invalid_argument("a step takes at least one token for each row");
         check_tokens("decoder_input_ids", tokens, rows() * n, model.decoder.embedding);
         extend(n);
         std::vector<Chunk> views;

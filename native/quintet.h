@@ -20,7 +20,7 @@ enum quintet_type { QUINTET_FLOAT32, QUINTET_BFLOAT16, QUINTET_INT8, QUINTET_INT
 enum quintet_activation { QUINTET_RELU, QUINTET_GELU_TANH, QUINTET_GELU, QUINTET_SILU };
 
 /* Integers times `scale`: one for each output (group 0), or for each output and group of inputs. Of two int4 in a byte,
-   the lower half is the input of even number; 8 stands for zero. */
+   the lower half is the input of even number; 8 stands for zero. Inputs of int4 are a multiple of 8. */
 typedef struct {
     const void *data; /* NULL: not there */
     const float *scale;

@@ -5,6 +5,8 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -44,9 +46,10 @@ struct Pool {
         team.size = size;
         try {
             for (int64_t member = 1; member < size; member++) workers.emplace_back([this, member] { work(member); });
-        } catch (...) {
+        } catch (const std::system_error &error) {
             close();
-            throw;
+            throw std::runtime_error("cannot start " + std::to_string(size) + " threads (" + error.what() +
+                                     "): torch.set_num_threads(1) does without");
         }
     }
 
@@ -95,7 +98,7 @@ Pool *pool = nullptr;
 OpenMP openmp{};
 int64_t wanted = 1;
 
-void run_on_openmp(void (*body)(void *, Team &, int64_t), void *context) {
+void run_on_openmp(int64_t members, void (*body)(void *, Team &, int64_t), void *context) {
     struct Call {
         void (*body)(void *, Team &, int64_t);
         void *context;
@@ -107,7 +110,7 @@ void run_on_openmp(void (*body)(void *, Team &, int64_t), void *context) {
         __atomic_store_n(&call.team.size, openmp.size(), __ATOMIC_RELAXED);
         call.body(call.context, call.team, openmp.member());
     };
-    openmp.parallel(work, &call, static_cast<unsigned>(wanted), 0);
+    openmp.parallel(work, &call, static_cast<unsigned>(members), 0);
 }
 
 // A child of fork has the pool's memory but not its threads, so it forgets the pool (and that little memory).
@@ -134,13 +137,13 @@ void Team::meet() {
     wait_for_change(round, here);
 }
 
-void run_together(void (*body)(void *, Team &, int64_t), void *context) {
+void run_together(int64_t members, void (*body)(void *, Team &, int64_t), void *context) {
     std::lock_guard lock(one_call);
-    if (openmp.parallel != nullptr) return run_on_openmp(body, context);
-    if (pool == nullptr || pool->team.size != wanted) {
+    if (openmp.parallel != nullptr) return run_on_openmp(members, body, context);
+    if (pool == nullptr || pool->team.size != members) {
         delete pool;
         pool = nullptr;
-        pool = new Pool(wanted);
+        pool = new Pool(members);
     }
     pool->run(body, context);
 }

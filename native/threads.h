@@ -27,9 +27,9 @@ inline void share(Team &team, int64_t count, const Work &work) {
     team.meet();
 }
 
-// Runs body(context, team, member) on all threads of the pool and returns when it has returned on each. One call at a
-// time: others wait. Fork is safe: a child has a pool of its own. Throws std::system_error if a thread cannot start.
-void run_together(void (*body)(void *context, Team &team, int64_t member), void *context);
+// Runs body(context, team, member) on `members` threads and returns when it has returned on each. One call at a time:
+// others wait. Fork is safe: a child has threads of its own. Throws std::runtime_error if a thread cannot start.
+void run_together(int64_t members, void (*body)(void *context, Team &team, int64_t member), void *context);
 
 // From now on, OpenMP's threads instead of the pool's, through these functions of its library: GOMP_parallel,
 // omp_get_thread_num, omp_get_num_threads. A child of fork goes back to a pool, since OpenMP does not survive there.
@@ -40,6 +40,7 @@ struct OpenMP {
 };
 void use_openmp(const OpenMP &);
 
+// How many a call is to take. Others may change it at any time: who needs it twice asks once.
 void set_threads(int64_t threads);
 int64_t threads();
 

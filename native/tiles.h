@@ -30,10 +30,16 @@ struct Tiles {
         else _tile_dpbf16ps(sums, weights, tokens);                \
     } while (0)
 
+// GCC does not know that loading a tile reads memory: it may leave out what was written for it, or write it too late, or
+// overwrite it too early.
+INLINE void keep_memory_in_order() { asm volatile("" ::: "memory"); }
+
 // What 64 bytes of each of `rows` rows hold, or less; the rest is zero.
 INLINE void copy_rows(uint8_t *to, const uint8_t *from, int64_t stride, int64_t rows, int64_t bytes) {
+    keep_memory_in_order();
     __builtin_memset(to, 0, 1024);
     for (int64_t row = 0; row < rows; row++) __builtin_memcpy(to + row * 64, from + row * stride, bytes);
+    keep_memory_in_order();
 }
 
 template <bool IS_BYTES>

@@ -129,6 +129,8 @@ class Plan:
     def _add_scale(self, matrix: Matrix, scale: torch.Tensor, name: str) -> None:
         if matrix.type == TYPES[torch.uint8]:
             matrix.inputs *= 2
+            if matrix.inputs % 8:
+                raise Unsupported(f"{name}: int4 of {matrix.inputs} inputs, which is no multiple of 8")
         if scale.shape[1] > 1:
             matrix.group = matrix.inputs // scale.shape[1]
         if matrix.type == TYPES[torch.int8] and matrix.group:
