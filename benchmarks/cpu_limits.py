@@ -1,0 +1,58 @@
+"""What the machine can do at best: bytes read and operations done per second, the measure of benchmarks/cpu.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from quintet.engine import load_library
+from quintet.engine.library import Matrix
+from quintet.engine.plan import TYPES
+
+BYTES = 2**29
+SIDE = 2048
+REPEATS = 3
+
+
+def limits(threads: int) -> dict[str, float]:
+    """Bytes per second ("read") and operations per second of each precision; of several ways, the fastest."""
+    torch.set_num_threads(threads)
+    found = {"read": BYTES / min(map(_seconds, _readers()))}
+    for precision in ("float32", "bfloat16", "int8"):
+        found[precision] = 2 * SIDE**3 / min(map(_seconds, _products(precision)))
+    return found
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _readers() -> Iterator[Callable[[], object]]:
+    numbers = torch.ones(BYTES // 4)
+    yield numbers.sum
+    matrix, vector = numbers.view(-1, 4096), torch.ones(4096)
+    yield lambda: matrix @ vector
+
+
+def _products(precision: str) -> Iterator[Callable[[], object]]:
+    """SIDE x SIDE times SIDE x SIDE, by torch and by quintet's engine."""
+    dtype = getattr(torch, precision)
+    left, right = (torch.randint(-9, 9, (SIDE, SIDE)).to(dtype) for _ in range(2))
+    if precision == "int8":
+        yield lambda: torch._int_mm(left, right)
+    else:
+        yield lambda: left @ right
+    library = load_library()
+    if library is None:
+        return
+    scale, numbers, result = torch.ones(SIDE), left.float(), torch.empty(SIDE, SIDE)
+    scale_pointer = scale.data_ptr() if precision == "int8" else None
+    matrix = Matrix(right.data_ptr(), scale_pointer, SIDE, SIDE, TYPES[dtype], 0)
+    yield lambda: library.multiply(matrix, numbers.data_ptr(), SIDE, True, result.data_ptr())

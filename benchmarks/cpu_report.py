@@ -1,0 +1,188 @@
+"""The figures of benchmarks/cpu.py as tables and as a plot, and what they say of the machine's limits."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cpu_cases import SHAPES
+from rich.console import Console
+from rich.table import Table
+
+TITLES = {
+    "first": "Time to first token, ms",
+    "greedy": "Greedy, new tokens per second",
+    "beams": "4 beams, new tokens per second",
+    "encoder": "Encoder alone, ms",
+}
+
+
+def figure(row: dict[str, Any], name: str) -> float | None:
+    """New tokens per second or, of what is over with the first one, milliseconds; None if it was not measured."""
+    if name not in row["seconds"]:
+        return None
+    seconds = statistics.median(row["seconds"][name])
+    return seconds * 1e3 if row["kind"] in ("first", "encoder") else row["batch"] * row["new"] / seconds
+
+
+def ratio(row: dict[str, Any], name: str) -> float | None:
+    """How many times as fast quintet is as the best peer of the same precision; of int4, as quintet's int8."""
+    library, precision = name.split("-")
+    if precision == "int4":
+        rivals = ["quintet-int8"]
+    else:
+        rivals = [other for other in row["seconds"] if other != name and other.endswith(f"-{precision}")]
+    times = [statistics.median(row["seconds"][rival]) for rival in rivals if rival in row["seconds"]]
+    if library != "quintet" or name not in row["seconds"] or not times:
+        return None
+    return min(times) / statistics.median(row["seconds"][name])
+
+
+def summary(row: dict[str, Any]) -> dict[str, Any]:
+    """The figures and ratios of a case's times."""
+    return {
+        "unit": "ms" if row["kind"] in ("first", "encoder") else "tokens/s",
+        "figures": {name: figure(row, name) for name in row["seconds"]},
+        "ratios": {name: times for name in row["seconds"] if (times := ratio(row, name)) is not None},
+    }
+
+
+def shares(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """How much of the machine's limits quintet reaches: of the bandwidth in decoding, of the products in encoding."""
+    return [*_shares_of_reading(figures), *_shares_of_products(figures)]
+
+
+def _shares_of_reading(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Of one row: the weights a step reads, over the time of a step, which is what tokens after the first take."""
+    for row in figures["rows"]:
+        firsts = [other for other in figures["rows"] if other["kind"] == "first" and _same_source(other, row)]
+        if row["kind"] != "greedy" or not firsts:
+            continue
+        for name in filter(_is_quintet, row["seconds"]):
+            whole, first = (statistics.median(part["seconds"][name]) for part in (row, firsts[0]))
+            step = (whole - first) / (row["new"] - 1)
+            reached = figures["step_bytes"][row["model"]][name] / step
+            yield {**_named(row, name), "of": "read bandwidth", "share": reached / figures["limits"]["read"]}
+
+
+def _shares_of_products(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The time that the products would take at the machine's peak, over the time taken.
+
+    Queries with keys, and weights with values, stay in bfloat16 where matrices are of integers.
+    """
+    for row in figures["rows"]:
+        if row["kind"] != "encoder":
+            continue
+        matrices, attention = _encoder_operations(row)
+        for name in filter(_is_quintet, row["seconds"]):
+            precision = name.split("-")[1]
+            peaks = figures["limits"]
+            floats = peaks["float32" if precision == "float32" else "bfloat16"]
+            best = matrices / peaks["int8" if precision.startswith("int") else precision] + attention / floats
+            share = best / statistics.median(row["seconds"][name])
+            yield {**_named(row, name), "of": "matrix-product peak", "share": share}
+
+
+def _encoder_operations(row: dict[str, Any]) -> tuple[int, int]:
+    """Multiplications and additions with weights, and among tokens."""
+    shape = SHAPES[row["model"]]
+    inner = shape["num_heads"] * shape["d_kv"]
+    weights = shape["d_model"] * (4 * inner + 2 * shape["d_ff"])
+    tokens = row["batch"] * row["source"]
+    return 2 * tokens * weights * shape["num_layers"], 4 * tokens * row["source"] * inner * shape["num_layers"]
+
+
+def _is_quintet(name: str) -> bool:
+    return name.startswith("quintet-")
+
+
+def _same_source(first: dict[str, Any], row: dict[str, Any]) -> bool:
+    return all(first[key] == row[key] for key in ("model", "batch", "source"))
+
+
+def _named(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"model": row["model"], "kind": row["kind"], "case": row["case"], "name": name}
+
+
+# -- on the terminal
+
+
+def print_report(console: Console, figures: dict[str, Any]) -> None:
+    """A table for each model and kind of case, then memory and the machine's limits."""
+    for model in dict.fromkeys(row["model"] for row in figures["rows"]):
+        for kind, title in TITLES.items():
+            rows = [row for row in figures["rows"] if (row["model"], row["kind"]) == (model, kind)]
+            if rows:
+                console.print(_table(f"T5-{model}: {title}", rows))
+    console.print("In brackets: times as fast as the best peer of the same precision; int4: as quintet's int8.\n")
+    if figures["memory"]:
+        console.print(_memory_table(figures["memory"]))
+    console.print(_share_table(figures["shares"]))
+    limits = figures["limits"]
+    rates = ", ".join(f"{name} {limits[name] / 1e9:.0f}" for name in ("float32", "bfloat16", "int8"))
+    console.print(f"Machine: reads {limits['read'] / 1e9:.1f} GB/s; matrix products, GOP/s: {rates}")
+    for model, same in figures["same_tokens"].items():
+        text = ", ".join(f"{name} {share:.0%}" for name, share in same.items())
+        different = figures["different_tokens"][model]
+        console.print(f"T5-{model}: {different:.0f} different tokens in an answer. Like {next(iter(same))}'s: {text}")
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for row in rows:
+        table.add_column(row["case"], justify="right")
+    for name in dict.fromkeys(name for row in rows for name in row["seconds"]):
+        table.add_row(name, *(_cell(row, name) for row in rows))
+    return table
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value, times = figure(row, name), ratio(row, name)
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if times is None else f"{value:.0f} ({times:.2f})"
+
+
+def _memory_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Memory over an interpreter with torch, MB: at most, and after an answer", title_justify="left")
+    for header in ("", "model", "case", "peak", "after"):
+        table.add_column(header, justify="right" if header in ("peak", "after") else "left")
+    for row in rows:
+        sizes = (f"{row[key] / 1e6:.0f}" for key in ("peak", "after"))
+        table.add_row(row["name"], row["model"], row["case"], *sizes)
+    return table
+
+
+def _share_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="quintet's share of the machine's limits", title_justify="left")
+    for header in ("", "model", "case", "of", "share"):
+        table.add_column(header)
+    for row in rows:
+        table.add_row(row["name"], row["model"], f"{row['kind']} {row['case']}", row["of"], f"{row['share']:.0%}")
+    return table
+
+
+# -- as a picture
+
+
+def plot(figures: dict[str, Any], path: Path) -> None:
+    """Bars, a panel for each model and kind of case."""
+    from matplotlib.figure import Figure
+
+    rows = figures["rows"]
+    panels = list(dict.fromkeys((row["model"], row["kind"]) for row in rows))
+    picture = Figure(figsize=(12, 3.5 * len(panels)), layout="constrained")
+    for axes, panel in zip(picture.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        shown = [row for row in rows if (row["model"], row["kind"]) == panel]
+        names = list(dict.fromkeys(name for row in shown for name in row["seconds"]))
+        for number, name in enumerate(names):
+            places = [place + (number - len(names) / 2 + 0.5) * 0.8 / len(names) for place in range(len(shown))]
+            axes.bar(places, [figure(row, name) or 0 for row in shown], 0.8 / len(names), label=name)
+        axes.set_xticks(range(len(shown)), [row["case"] for row in shown])
+        axes.set_title(f"T5-{panel[0]}: {TITLES[panel[1]]}")
+        axes.set_yscale("log")
+        axes.legend(fontsize="small", ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    picture.savefig(path, dpi=120)
