@@ -13,7 +13,7 @@ import transformers
 from typer.testing import CliRunner
 
 import quintet
-from quintet.cli import app
+from quintet.cli.app import app
 from quintet.quantize import QuantizationConfig
 
 from .checkpoint.tiny import snapshot
