@@ -161,9 +161,26 @@ def test_an_unknown_type() -> None:
 
 
 @pytest.mark.parametrize("field", ["pad_token_id", "decoder_start_token_id", "eos_token_id"])
-@pytest.mark.parametrize("value", [1.5, "0"])
+@pytest.mark.parametrize("value", [1.5, "0", [None]])
 def test_token_ids_are_whole_numbers(field: str, value: Any) -> None:
     assert_refused(field, value)
+
+
+@pytest.mark.parametrize("field", ["pad_token_id", "decoder_start_token_id"])
+@pytest.mark.parametrize("value", [[], [0]])
+def test_padding_and_the_start_are_one_token(field: str, value: Any) -> None:
+    assert_refused(field, value)
+
+
+@pytest.mark.parametrize("value", [-1, 32128])
+def test_the_start_is_a_token_of_the_vocabulary(value: int) -> None:
+    assert_refused("decoder_start_token_id", value)
+    assert quintet.T5Config(decoder_start_token_id=32127).decoder_start_token_id == 32127
+
+
+@pytest.mark.parametrize("value", [-1, [1], {"0": 1}])
+def test_pruned_heads_are_listed_by_layer(value: Any) -> None:
+    assert_refused("pruned_heads", value)
 
 
 def test_token_ids_that_published_configurations_use() -> None:

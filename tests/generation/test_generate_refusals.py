@@ -85,12 +85,27 @@ def earlier(way: str) -> Tensor:
         ({"cache_implementation": "nonsense"}, "cache_implementation"),
         ({"prompt_lookup_num_tokens": 0}, "prompt_lookup_num_tokens"),
         ({"penalty_alpha": 1.5, "top_k": 4}, "penalty_alpha"),
+        ({"penalty_alpha": "0.6", "top_k": 4}, "penalty_alpha"),
+        ({"max_time": "1"}, "max_time"),
+        ({"max_time": [1]}, "max_time"),
+        ({"length_penalty": None, "num_beams": 2}, "length_penalty"),
+        ({"length_penalty": "1"}, "length_penalty"),
+        ({"decoder_start_token_id": []}, "decoder_start_token_id"),
+        ({"decoder_start_token_id": [None]}, "decoder_start_token_id"),
+        ({"decoder_start_token_id": -1}, "decoder_start_token_id"),
+        ({"eos_token_id": [None]}, "eos_token_id"),
+        ({"constraints": 1, "num_beams": 2}, "constraints"),
     ],
     ids=str,
 )
 def test_values_out_of_range(arguments: dict[str, Any], name: str) -> None:
     with refusal(name):
         generate(**arguments)
+
+
+@pytest.mark.parametrize("options", [{"min_length": None}, {"length_penalty": None}], ids=str)
+def test_none_asks_for_nothing(options: dict[str, Any]) -> None:
+    assert torch.equal(generate(**options), generate())
 
 
 @pytest.mark.parametrize(

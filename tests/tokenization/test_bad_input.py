@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,57 @@ def test_invalid_tokenizer_file(content: str, folder: Path) -> None:
 def test_invalid_configuration(tokenizer_class: Any, content: str, message: str, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
+        tokenizer_class.from_pretrained(folder)
+
+
+TOKEN = r"must be a token \(a text, or the description of an added token\), or null"
+WRONG_VALUES = [
+    ("added_tokens_decoder", None, "must be a dictionary of ids and their tokens"),
+    ("added_tokens_decoder", {"-1": {"content": "a"}}, "must be a dictionary of ids and their tokens"),
+    ("additional_special_tokens", -1, "must be a list of tokens, or null"),
+    ("additional_special_tokens", ["a", 1], "must be a list of tokens, or null"),
+    ("eos_token", [], TOKEN),
+    ("pad_token", {"content": 5}, TOKEN),
+    ("extra_ids", None, "must be an integer of at least 0"),
+    ("extra_ids", -1, "must be an integer of at least 0"),
+    ("extra_ids", True, "must be an integer of at least 0"),
+    ("extra_special_tokens", -1, "must be a dictionary of names and their tokens, or null"),
+    ("extra_special_tokens", {"image_token": 1}, "must be a dictionary of names and their tokens, or null"),
+    ("init_inputs", None, "must be a list"),
+    ("model_input_names", [], "must be a list of names, at least one"),
+    ("model_input_names", [5], "must be a list of names, at least one"),
+    ("sp_model_kwargs", [1], "must be a dictionary, or null"),
+    ("split_special_tokens", "no", "must be true or false"),
+    ("tokenizer_class", 5, "must be the name of a class, or null"),
+]
+
+
+@pytest.mark.parametrize("tokenizer_class", [*BOTH, ByT5Tokenizer])
+@pytest.mark.parametrize(("key", "value", "allowed"), WRONG_VALUES)
+def test_a_wrong_value_in_a_file_is_named(
+    tokenizer_class: Any, key: str, value: Any, allowed: str, folder: Path
+) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(ValueError, match=rf"^tokenizer_config\.json: {key} {allowed}, got "):
+        tokenizer_class.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tokenizer_class", BOTH)
+@pytest.mark.parametrize(
+    ("filename", "content", "message"),
+    [
+        ("special_tokens_map.json", {"eos_token": -1}, f"eos_token {TOKEN}"),
+        ("special_tokens_map.json", {"additional_special_tokens": [1]}, "additional_special_tokens must be a list"),
+        ("added_tokens.json", {"new": None}, "the id of 'new' must be an integer of at least 0, got None"),
+        ("added_tokens.json", {"new": []}, r"the id of 'new' must be an integer of at least 0, got \[\]"),
+    ],
+)
+def test_a_wrong_value_in_an_older_file_is_named(
+    tokenizer_class: Any, filename: str, content: dict[str, Any], message: str, folder: Path
+) -> None:
+    (folder / "tokenizer_config.json").unlink()
+    (folder / filename).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"^{filename}: {message}"):
         tokenizer_class.from_pretrained(folder)
 
 

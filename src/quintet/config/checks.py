@@ -49,6 +49,7 @@ def check(config: T5Config) -> None:
     _check_relative_attention(config.relative_attention_num_buckets, config.relative_attention_max_distance)
     _check_feed_forward_proj(config.feed_forward_proj)
     _check_token_ids(config)
+    _check_pruned_heads(config.pruned_heads)
     _check_task_parameters(config.task_specific_params)
     if config.problem_type is not None and config.problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)} or None, got {config.problem_type!r}")
@@ -77,8 +78,12 @@ def dtype_name(value: Any) -> str:
     return name
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _check_integer(name: str, value: Any, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if not _is_integer(value) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
 
 
@@ -113,9 +118,18 @@ def _check_feed_forward_proj(value: Any) -> None:
 def _check_token_ids(config: T5Config) -> None:
     for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
         value = getattr(config, name)
-        for token in value if isinstance(value, (list, tuple)) else [value]:
-            if token is not None and (isinstance(token, bool) or not isinstance(token, int)):
-                raise ValueError(f"{name} must be a token id (an integer) or None, got {value!r}")
+        several = name == "eos_token_id" and isinstance(value, (list, tuple))
+        if value is not None and not all(map(_is_integer, value if several else [value])):
+            what = "a token id (an integer) or None, or a list of ids" if several else "a token id (an integer) or None"
+            raise ValueError(f"{name} must be {what}, got {value!r}")
+    start = config.decoder_start_token_id
+    if start is not None and not 0 <= start < config.vocab_size:
+        raise ValueError(f"decoder_start_token_id must be from 0 to {config.vocab_size - 1} or None, got {start!r}")
+
+
+def _check_pruned_heads(value: Any) -> None:
+    if not isinstance(value, dict) or not all(isinstance(heads, list) for heads in value.values()):
+        raise ValueError(f"pruned_heads must be a dictionary of layers and lists of their heads, got {value!r}")
 
 
 def _check_task_parameters(value: Any) -> None:

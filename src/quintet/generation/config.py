@@ -33,7 +33,7 @@ class GenerationConfig:
 
     max_length: int = DEFAULT_MAX_LENGTH
     max_new_tokens: int | None = None
-    min_length: int = 0
+    min_length: int | None = 0
     min_new_tokens: int | None = None
     early_stopping: bool | str = False
     max_time: float | None = None

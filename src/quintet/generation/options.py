@@ -84,7 +84,7 @@ def fix_lengths(config: GenerationConfig, prefix: int, is_default: bool) -> None
         config.min_length = prefix + config.min_new_tokens
     if prefix >= config.max_length:
         raise ValueError(f"max_length={config.max_length} leaves no room after a target prefix of {prefix} tokens")
-    if config.min_length > config.max_length:
+    if config.min_length is not None and config.min_length > config.max_length:
         what = "min_length" if config.min_new_tokens is None else f"min_new_tokens={config.min_new_tokens}: min_length"
         raise ValueError(
             f"{what}={config.min_length} is above max_length={config.max_length} (both with the start token)"

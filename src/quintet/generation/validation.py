@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,10 +84,9 @@ def check(config: GenerationConfig) -> None:
         raise ValueError(
             f"num_assistant_tokens_schedule must be one of {allowed}, not {config.num_assistant_tokens_schedule!r}"
         )
-    if config.penalty_alpha is not None and not 0 <= config.penalty_alpha <= 1:
-        raise ValueError(f"penalty_alpha must be a number from 0 to 1, got {config.penalty_alpha!r}")
-    if config.max_time is not None and config.max_time < 0:
-        raise ValueError(f"max_time must be a number of seconds, 0 or more, got {config.max_time!r}")
+    if config.constraints is not None and not isinstance(config.constraints, (list, tuple)):
+        raise ValueError(f"constraints must be a list of Constraint objects, got {config.constraints!r}")
+    _check_numbers(config)
     _check_special_tokens(config)
     _check_strategies(config)
     _check_return_sequences(config)
@@ -138,14 +138,33 @@ def _check_whole_number(name: str, value: Any, smallest: int) -> None:
         raise ValueError(f"{name} must be {what}, got {value!r}")
 
 
+def _check_numbers(config: GenerationConfig) -> None:
+    alpha, seconds, penalty = config.penalty_alpha, config.max_time, config.length_penalty
+    if alpha is not None and not (_is_number(alpha) and 0 <= alpha <= 1):
+        raise ValueError(f"penalty_alpha must be a number from 0 to 1, got {alpha!r}")
+    if seconds is not None and not (_is_number(seconds) and seconds >= 0):
+        raise ValueError(f"max_time must be a number of seconds, 0 or more, got {seconds!r}")
+    if not _is_number(penalty) and (penalty is not None or config.num_beams > 1):  # only beams read it
+        raise ValueError(f"length_penalty must be a number, got {penalty!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _check_special_tokens(config: GenerationConfig) -> None:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
         value = getattr(config, name)
         several = name in ("eos_token_id", "decoder_start_token_id")
         tokens = value if several and isinstance(value, (list, tuple)) else [value]
-        for token in tokens:
-            if token is not None and (isinstance(token, bool) or not isinstance(token, int)):
-                raise ValueError(f"{name} must be an integer{' or a list of them' if several else ''}, got {value!r}")
+        if value is not None and not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+            raise ValueError(f"{name} must be an integer{' or a list of them' if several else ''}, got {value!r}")
+    start = config.decoder_start_token_id
+    if start is None:
+        return
+    starts = [start] if isinstance(start, int) else start
+    if not starts or min(starts) < 0:
+        raise ValueError(f"decoder_start_token_id must be a token id, 0 or more, or a list of them, got {start!r}")
 
 
 def _check_strategies(config: GenerationConfig) -> None:

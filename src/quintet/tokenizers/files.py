@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 
 from quintet.files import read_json
 from quintet.hub import Source
+from quintet.tokenizers.checks import check_ids, check_values, describes_token
 
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -27,8 +28,10 @@ NOT_ARGUMENTS = (*_SAVED_PATHS, "tokenizer_class", "auto_map")
 
 
 def read_config(source: Source) -> dict[str, Any]:
-    """What tokenizer_config.json says; nothing if there is none."""
-    return _read(source, CONFIG_FILE) or {}
+    """What tokenizer_config.json says; nothing if there is none. ValueError for a value that no tokenizer can have."""
+    config = _read(source, CONFIG_FILE) or {}
+    check_values(CONFIG_FILE, config)
+    return config
 
 
 def read_arguments(
@@ -74,25 +77,20 @@ def _with_added_tokens(value: Any) -> Any:
     """`value` with AddedToken objects for the dictionaries in it that describe one."""
     if isinstance(value, list):
         return [_with_added_tokens(item) for item in value]
-    if isinstance(value, dict) and (value.get("__type") == "AddedToken" or {"content", "lstrip"} <= value.keys()):
-        return as_added_token(value)
-    return value
+    return as_added_token(value) if describes_token(value) else value
 
 
 def _legacy_special_tokens(
     source: Source, arguments: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Special tokens from special_tokens_map.json, except those that the caller overrides."""
-    tokens: dict[str, Any] = {}
-    for name, value in (_read(source, SPECIAL_TOKENS_FILE) or {}).items():
-        if overrides.get(name):
-            continue
-        if name == "additional_special_tokens":
-            listed = list(arguments.get(name) or [])
-            tokens[name] = listed + [token for item in value if (token := _as_special(item)) not in listed]
-        else:
-            tokens[name] = _as_special(value)
-    return tokens
+    saved = {name: _as_special(value) for name, value in (_read(source, SPECIAL_TOKENS_FILE) or {}).items()}
+    check_values(SPECIAL_TOKENS_FILE, saved)
+    name = "additional_special_tokens"
+    if name in saved:
+        listed = list(arguments.get(name) or [])
+        saved[name] = listed + [token for token in saved[name] or [] if token not in listed]
+    return {name: token for name, token in saved.items() if not overrides.get(name)}
 
 
 def _legacy_added_tokens(
@@ -103,9 +101,11 @@ def _legacy_added_tokens(
     for name in named_tokens:
         value = arguments.get(name) or []
         special |= {str(token) for token in (value if isinstance(value, list) else [value])}
+    ids = _read(source, ADDED_TOKENS_FILE) or {}
+    check_ids(ADDED_TOKENS_FILE, ids)
     added = {
         token_id: AddedToken(token, normalized=token not in special, special=token in special)
-        for token, token_id in (_read(source, ADDED_TOKENS_FILE) or {}).items()
+        for token, token_id in ids.items()
     }
     for entry in (_read(source, TOKENIZER_FILE) or {}).get("added_tokens", []):
         token_id = entry.pop("id")
@@ -114,6 +114,9 @@ def _legacy_added_tokens(
 
 
 def _as_special(value: Any) -> Any:
+    """`value` with special added tokens for the dictionaries in it."""
+    if isinstance(value, list):
+        return [_as_special(item) for item in value]
     return as_added_token({**value, "special": True}) if isinstance(value, dict) else value
 
 
