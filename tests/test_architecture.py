@@ -26,6 +26,7 @@ ROOMS = [
     "model",
     "auto",
     "pipelines",
+    "training",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,1 @@
+"""Training made for T5: data, optimisers, schedules, losses, metrics."""
