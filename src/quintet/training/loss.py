@@ -132,11 +132,11 @@ class _Fused(torch.autograd.Function):
         total, cross_entropy = states.new_zeros(2, dtype=torch.float32)
         with torch.autocast(states.device.type, enabled=False):
             projection = weight.to(dtype)
-            for rows, scores in _chunks_of_scores(states.to(dtype), projection):
+            for rows, products, scores in _chunks_of_scores(states.to(dtype), projection):
                 losses, plain = _losses_and_gradient(scores, targets[rows], label_smoothing, z_loss)
                 total += losses
                 cross_entropy += plain
-                gradient = scores.to(dtype)
+                gradient = products.copy_(scores)
                 if state_gradient is not None:
                     state_gradient[rows] = gradient @ projection
                 if weight_gradient is not None:
@@ -155,18 +155,21 @@ class _Fused(torch.autograd.Function):
         return *scaled, None, None, None, None, None
 
 
-def _chunks_of_scores(states: torch.Tensor, projection: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Places of `states` and their scores (tokens, vocabulary) in float32, in memory that the next chunk reuses."""
+def _chunks_of_scores(
+    states: torch.Tensor, projection: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Places of `states`, their products with the projection (tokens, vocabulary), and the same in float32.
+
+    In float32 the latter two are one tensor. The next chunk overwrites both.
+    """
     size = max(1, min(len(states), SCORES_AT_ONCE // len(projection)))
     products = states.new_empty(size, len(projection))
-    scores = products if products.dtype == torch.float32 else products.float()
+    scores = None if products.dtype == torch.float32 else products.float()
     for start in range(0, len(states), size):
         rows = slice(start, min(start + size, len(states)))
-        count = rows.stop - start
-        torch.mm(states[rows], projection.t(), out=products[:count])
-        if scores is not products:
-            scores[:count] = products[:count]
-        yield rows, scores[:count]
+        part = products[: rows.stop - start]
+        torch.mm(states[rows], projection.t(), out=part)
+        yield rows, part, part if scores is None else scores[: len(part)].copy_(part)
 
 
 def _losses_and_gradient(

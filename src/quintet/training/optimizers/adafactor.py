@@ -111,12 +111,12 @@ def _step_size(group: dict[str, Any], weights: torch.Tensor, step: float) -> flo
 
 def _direction(group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
     """The gradient divided by the root of its second moment."""
-    freshness = state["step"].item() ** group["decay_rate"]
-    squares = gradient.square().add_(group["eps"][0])
+    freshness, tiny = state["step"].item() ** group["decay_rate"], group["eps"][0]
+    squares = gradient.square()
     if "exp_avg_sq" in state:
-        return state["exp_avg_sq"].lerp_(squares, freshness).rsqrt().mul_(gradient)
-    rows = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1), freshness)
-    columns = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2), freshness)
+        return state["exp_avg_sq"].lerp_(squares.add_(tiny), freshness).rsqrt().mul_(gradient)
+    rows = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1).add_(tiny), freshness)
+    columns = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2).add_(tiny), freshness)
     # The matrix of second moments, rows x columns / mean, is never made: the gradient takes one factor, then the other.
     rows = (rows / rows.mean(dim=-1, keepdim=True)).rsqrt_()
     return torch.mul(gradient, rows.unsqueeze(-1), out=squares).mul_(columns.rsqrt().unsqueeze(-2))
