@@ -15,7 +15,8 @@ import torch
 from quintet.model import checks
 from quintet.model.heads import T5ForConditionalGeneration
 
-SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, and as much again where autocast computes in half precision
+SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, and half as much again where products are in half precision
+ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
 IGNORED = -100
 
 
@@ -128,11 +129,12 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         of_states, of_weight = (differentiable and needed for needed in ctx.needs_input_grad[:2])
         state_gradient = torch.empty_like(states) if of_states else None
-        weight_gradient = _WeightGradient(weight, dtype) if of_weight else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if of_weight else None
         total, cross_entropy = states.new_zeros(2, dtype=torch.float32)
         with torch.autocast(states.device.type, enabled=False):
             projection = weight.to(dtype)
-            for rows, products, scores in _chunks_of_scores(states.to(dtype), projection):
+            inputs = states.to(dtype)
+            for rows, products, scores in _chunks_of_scores(inputs, projection):
                 losses, plain = _losses_and_gradient(scores, targets[rows], label_smoothing, z_loss)
                 total += losses
                 cross_entropy += plain
@@ -140,8 +142,8 @@ class _Fused(torch.autograd.Function):
                 if state_gradient is not None:
                     state_gradient[rows] = gradient @ projection
                 if weight_gradient is not None:
-                    weight_gradient.add(gradient, states[rows])
-        ctx.gradients = state_gradient, None if weight_gradient is None else weight_gradient.sum.to(weight.dtype)
+                    _add_weight_gradient(weight_gradient, gradient, inputs[rows])
+        ctx.gradients = state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
         ctx.mark_non_differentiable(cross_entropy)
         return total, cross_entropy
 
@@ -192,18 +194,11 @@ def _losses_and_gradient(
     return losses.sum(), (log_z - of_target).sum()
 
 
-class _WeightGradient:
-    """The gradient of the projection, summed over chunks in float32."""
+def _add_weight_gradient(total: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor) -> None:
+    """Adds to total (vocabulary, d_model) what scores' gradient (tokens, vocabulary) and states (tokens, d_model) give.
 
-    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
-        self.sum = torch.zeros_like(weight, dtype=torch.float32)
-        self._product = None if dtype == torch.float32 else torch.empty_like(weight, dtype=dtype)
-
-    def add(self, gradient: torch.Tensor, states: torch.Tensor) -> None:
-        """Adds what scores' gradient (tokens, vocabulary) and the states (tokens, d_model) give."""
-        states = states.to(gradient.dtype)
-        if self._product is None:
-            self.sum.addmm_(gradient.t(), states)
-        else:
-            torch.mm(gradient.t(), states, out=self._product)
-            self.sum += self._product
+    In parts of the vocabulary whose product stays in the processor's cache: the sum is in float32, the product is not.
+    """
+    for start in range(0, len(total), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        total[part] += gradient[:, part].t() @ states
