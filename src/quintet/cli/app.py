@@ -15,6 +15,7 @@ from quintet.cli.convert import convert
 from quintet.cli.info import info
 from quintet.cli.run import run
 from quintet.cli.score import score
+from quintet.cli.train import pretrain, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (run, score, info, convert, bench, attention):
+for command in (run, score, info, convert, bench, attention, train, pretrain):
     app.command()(command)
 
 
