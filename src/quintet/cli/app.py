@@ -15,6 +15,7 @@ from quintet.cli.convert import convert
 from quintet.cli.info import info
 from quintet.cli.run import run
 from quintet.cli.score import score
+from quintet.cli.tokenizer import tokenizer
 from quintet.cli.train import pretrain, train
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (run, score, info, convert, bench, attention, train, pretrain):
     app.command()(command)
+app.add_typer(tokenizer, name="tokenizer")
 
 
 @app.callback(invoke_without_command=True)

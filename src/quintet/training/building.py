@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from quintet.training.loop import LossOfBatch, Run
 from quintet.training.optimizers import Adafactor, ScaledAdamW, freeze, parameter_groups
 from quintet.training.parallel import World
 from quintet.training.schedules import schedule
-from quintet.training.sets import held_out_sets, training_stream
+from quintet.training.sets import cache_folder, held_out_sets, training_stream
 
 VOCABULARY_MULTIPLE = 128
 """The rows of a vocabulary drawn anew are rounded up to it, as T5's are: 32,100 pieces, 32,128 rows."""
@@ -38,7 +37,7 @@ def build_run(config: AnyConfig, world: World) -> Run:
     check(config)
     torch.manual_seed(config.run.seed)  # weights drawn anew are the same in every process
     tokenizer = load_tokenizer(config.model)
-    cache = Path(config.run.cache_dir or os.path.join(config.run.output_dir, "tokens"))
+    cache = cache_folder(config.run)
     stream = training_stream(config, tokenizer, cache)
     evaluator = _evaluator(config, tokenizer, cache, world)
     model = _prepared(load_model(config.model, tokenizer), config, world)

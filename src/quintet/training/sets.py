@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from quintet.tokenizers.base import TokenizerBase
-from quintet.training.config import AnyConfig, CorpusConfig, DataConfig, TaskConfig
+from quintet.training.config import AnyConfig, CorpusConfig, DataConfig, RunConfig, TaskConfig, TrainingConfig
 from quintet.training.data.denoising import (
     UL2,
     Denoiser,
@@ -23,6 +24,7 @@ from quintet.training.data.examples import Example, Examples, TaskExamples
 from quintet.training.data.records import Source
 from quintet.training.data.stream import Stream
 from quintet.training.data.tasks import Task, fill, mixing_rates
+from quintet.training.data.token_cache import TokenCache
 from quintet.training.data.tokenizing import tokenize_corpus, tokenize_task
 
 
@@ -48,6 +50,19 @@ def training_stream(config: AnyConfig, tokenizer: TokenizerBase, cache: Path) ->
     sizes = [len(one) for one in examples]
     rates = given or list(mixing_rates(sizes, config.data.mixing_maximum, config.data.mixing_temperature))
     return Stream(examples, rates, config.run.seed)
+
+
+def task_caches(config: TrainingConfig, tokenizer: TokenizerBase) -> list[TokenCache]:
+    """The tokens of all tasks' training data, in the folder where a run finds them again."""
+    cache = cache_folder(config.run)
+    return [
+        tokenize_task(_task(one, _source(one, one.train_file, "train")), tokenizer, cache) for one in config.data.tasks
+    ]
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Where tokens lie."""
+    return Path(config.cache_dir or os.path.join(config.output_dir, "tokens"))
 
 
 def held_out_sets(config: AnyConfig, tokenizer: TokenizerBase, cache: Path) -> list[HeldOut]:
