@@ -42,9 +42,9 @@ class HeldOut:
 def training_stream(config: AnyConfig, tokenizer: TokenizerBase, cache: Path) -> Stream:
     """The examples to train on, tokenised if they are not yet. Raises as `tokenize_task` does."""
     if isinstance(config.data, CorpusConfig):
-        sets, rates = _denoising(config.data, _source(config.data, config.data.train_file, "train"), tokenizer, cache)
+        sets, rates = _denoising(config.data, _source(config.data, "train"), tokenizer, cache)
         return Stream(sets, rates, config.run.seed)
-    tasks = [_task(one, _source(one, one.train_file, "train")) for one in config.data.tasks]
+    tasks = [task_of(one, "train") for one in config.data.tasks]
     examples = [_examples(task, config.data, tokenizer, cache) for task in tasks]
     given = [one.rate for one in config.data.tasks if one.rate is not None]
     sizes = [len(one) for one in examples]
@@ -55,9 +55,7 @@ def training_stream(config: AnyConfig, tokenizer: TokenizerBase, cache: Path) ->
 def task_caches(config: TrainingConfig, tokenizer: TokenizerBase) -> list[TokenCache]:
     """The tokens of all tasks' training data, in the folder where a run finds them again."""
     cache = cache_folder(config.run)
-    return [
-        tokenize_task(_task(one, _source(one, one.train_file, "train")), tokenizer, cache) for one in config.data.tasks
-    ]
+    return [tokenize_task(task_of(one, "train"), tokenizer, cache) for one in config.data.tasks]
 
 
 def cache_folder(config: RunConfig) -> Path:
@@ -69,15 +67,15 @@ def held_out_sets(config: AnyConfig, tokenizer: TokenizerBase, cache: Path) -> l
     """What is held out, of each task (of the corpus) that has something; at most max_eval_samples of each."""
     limit = config.evaluation.max_eval_samples
     if isinstance(config.data, CorpusConfig):
-        if not (config.data.validation_file or config.data.validation_split_name):
+        if not has_split(config.data, "validation"):
             return []
-        source = _source(config.data, config.data.validation_file, "validation")
+        source = _source(config.data, "validation")
         sets, _ = _denoising(config.data, source, tokenizer, cache)
         return [HeldOut(one.name, Part(one, limit)) for one in sets]
     found = []
     for one in config.data.tasks:
-        if one.validation_file or one.validation_split_name:
-            task = _task(one, _source(one, one.validation_file, "validation"))
+        if has_split(one, "validation"):
+            task = task_of(one, "validation")
             found.append(held_out(task, _examples(task, config.data, tokenizer, cache), limit))
     return found
 
@@ -123,15 +121,22 @@ def _spread(count: int, limit: int | None) -> np.ndarray:
     return np.arange(chosen) * count // max(chosen, 1)
 
 
-def _source(config: TaskConfig | CorpusConfig, files: list[str], split: str) -> Source:
+def task_of(config: TaskConfig, split: str) -> Task:
+    """The task on its "train", "validation" or "test" data. Raises ValueError if it has none of that."""
+    if not has_split(config, split):
+        raise ValueError(f"task {config.name} has no {split}_file")
+    return Task(config.name, _source(config, split), config.prefix, config.source, config.target, tuple(config.metrics))
+
+
+def has_split(config: TaskConfig | CorpusConfig, split: str) -> bool:
+    """Whether there is data of that name."""
+    return bool(getattr(config, f"{split}_file") or (config.dataset_name and getattr(config, f"{split}_split_name")))
+
+
+def _source(config: TaskConfig | CorpusConfig, split: str) -> Source:
     if config.dataset_name is None:
-        return Source(list(files), tuple(config.columns))
-    name = config.train_split_name if split == "train" else config.validation_split_name
-    return Source(config.dataset_name, config=config.dataset_config_name, split=name)
-
-
-def _task(config: TaskConfig, source: Source) -> Task:
-    return Task(config.name, source, config.prefix, config.source, config.target, tuple(config.metrics))
+        return Source(list(getattr(config, f"{split}_file")), tuple(config.columns))
+    return Source(config.dataset_name, config=config.dataset_config_name, split=getattr(config, f"{split}_split_name"))
 
 
 def _examples(task: Task, limits: DataConfig, tokenizer: TokenizerBase, cache: Path) -> TaskExamples:
