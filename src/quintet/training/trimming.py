@@ -33,7 +33,7 @@ def trim_vocabulary(
     ids: Iterable[int],
     folder: str | os.PathLike[str],
 ) -> T5TokenizerFast:
-    """Save the model and its tokenizer with these pieces, every single character, special tokens and sentinels only.
+    """Save the model and its tokenizer with these pieces, those of a single character, and special ones only.
 
     Texts that are made of these pieces get the same ones, under new ids, and the model the same scores of them. The
     model is changed in place; the new tokenizer is returned. Raises ValueError for a tokenizer without a SentencePiece
@@ -57,7 +57,9 @@ def _save_tokenizer(model_file: bytes, like: T5TokenizerFast, folder: Path) -> l
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, T5TokenizerFast.vocab_files_names["vocab_file"])
         path.write_bytes(model_file)
-        trimmed = T5TokenizerFast(vocab_file=path, legacy=like.init_kwargs.get("legacy"))
+        trimmed = T5TokenizerFast(
+            vocab_file=path, legacy=like.init_kwargs.get("legacy"), model_max_length=like.model_max_length
+        )
         trimmed.save_pretrained(folder)
     return list(trimmed.convert_ids_to_tokens(range(len(trimmed))))
 
