@@ -12,9 +12,12 @@ from quintet._version import __version__
 from quintet.cli.attention import attention
 from quintet.cli.bench import bench
 from quintet.cli.convert import convert
+from quintet.cli.evaluate import evaluate
 from quintet.cli.info import info
 from quintet.cli.run import run
 from quintet.cli.score import score
+from quintet.cli.tokenizer import tokenizer
+from quintet.cli.train import pretrain, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,8 +25,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (run, score, info, convert, bench, attention):
+for command in (run, score, info, convert, bench, attention, train, pretrain, evaluate):
     app.command()(command)
+app.add_typer(tokenizer, name="tokenizer")
 
 
 @app.callback(invoke_without_command=True)

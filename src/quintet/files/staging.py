@@ -42,6 +42,27 @@ def staged(folder: str | os.PathLike[str], former: Collection[str] = ()) -> Iter
         raise
 
 
+@contextmanager
+def new_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write files and folders into; when the block ends it appears as `folder`, flushed to the disk.
+
+    If the block fails nothing is left; a process killed while it writes leaves a hidden folder beside `folder`, which a
+    later day's save removes. Raises OSError if `folder` is there already and not empty, or cannot be written.
+    """
+    folder = Path(folder)
+    staging = _make_staging(folder.parent)
+    inner = staging / folder.name  # made by mkdir, for everybody to read; `staging` is only its owner's
+    try:
+        inner.mkdir()
+        yield inner
+        for path in (*inner.rglob("*"), inner):
+            _flush(path)
+        os.replace(inner, folder)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def _make_staging(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"Cannot save into {folder}: it is a file, not a folder.")

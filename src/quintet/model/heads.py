@@ -180,11 +180,13 @@ class T5ForConditionalGeneration(EncoderDecoder):
         self.generation_config = GenerationConfig.from_model_config(config)
         self.post_init()
 
+    def scale_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Decoder states (..., d_model) as lm_head takes them: the embeddings' scale is not the output layer's."""
+        return hidden * self.config.d_model**-0.5 if self.config.tie_word_embeddings else hidden
+
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Decoder states (..., d_model) to scores of tokens (..., vocab_size)."""
-        if self.config.tie_word_embeddings:
-            hidden = hidden * self.config.d_model**-0.5  # the embeddings' scale is not the output layer's
-        return self.lm_head(hidden)
+        return self.lm_head(self.scale_states(hidden))
 
     def forward(
         self,

@@ -7,7 +7,7 @@ whose generated code must match its installed version, and this is all that is n
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ _MODEL_TYPE, _BYTE_FALLBACK, _UNK_ID = 3, 35, 40
 _CHARSMAP = 2
 
 UNIGRAM = 1
-CONTROL, USER_DEFINED = 3, 4
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
 # A message whose only content is normalizer_spec.add_dummy_prefix = false. Messages that follow one another are merged.
 NO_DUMMY_PREFIX = bytes([_NORMALIZER << 3 | 2, 2, 3 << 3, 0])
@@ -48,7 +48,7 @@ class SentencePieceModel:
             if field == _PIECES:
                 piece = dict(_fields(value))
                 pieces.append((piece[_PIECE_TEXT].decode(), struct.unpack("<f", piece.get(_PIECE_SCORE, bytes(4)))[0]))
-                types.append(piece.get(_PIECE_TYPE, 1))
+                types.append(piece.get(_PIECE_TYPE, NORMAL))
             elif field == _TRAINER:
                 trainer.update(_fields(value))
             elif field == _NORMALIZER:
@@ -117,3 +117,28 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
     raise ValueError(f"a number at byte {at} does not end")
+
+
+def keep_pieces(data: bytes, ids: Collection[int]) -> bytes:
+    """A model file with these pieces of `data` only, in their order, and all that are no ordinary text.
+
+    What a text was split into stays its split as long as all of those pieces are kept: others were no better.
+    """
+    parts = []
+    number = -1
+    for field, value in _fields(data):
+        if field == _PIECES:
+            number += 1
+            if number not in ids and dict(_fields(value)).get(_PIECE_TYPE, NORMAL) == NORMAL:
+                continue
+        parts.append(_encoded(field << 3 | 2) + _encoded(len(value)) + value)
+    return b"".join(parts)
+
+
+def _encoded(number: int) -> bytes:
+    """What `_varint` reads."""
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*found, number])

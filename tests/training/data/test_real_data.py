@@ -28,7 +28,7 @@ def stream(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stream:
     sets = []
     for code, language in LANGUAGES.items():
         data = Source(shared / "data" / "tatoeba" / f"en-{code}.dev.tsv", columns=("en", "other"))
-        task = Task(code, data, f"translate English to {language}: ", "{en}", "{other}", "sacrebleu")
+        task = Task(code, data, f"translate English to {language}: ", "{en}", "{other}", ("sacrebleu",))
         sets.append(TaskExamples(code, tokenize_task(task, tokenizer, folder), 128, 128))
     return Stream(sets, list(mixing_rates([len(one) for one in sets], temperature=2)))
 

@@ -57,7 +57,7 @@ def test_half_a_character() -> None:
 
 def test_a_task_has_a_source_and_a_target() -> None:
     task = Task(
-        "wmt", Source("wmt"), prefix="translate: ", source="{pair[en]}", target="{pair[de]}", metric="sacrebleu"
+        "wmt", Source("wmt"), prefix="translate: ", source="{pair[en]}", target="{pair[de]}", metrics=("sacrebleu",)
     )
     assert list(task.templates()) == ["input_ids", "labels"]
     assert fill(task.templates(), Record(FIELDS, "here")) == ("translate: yes", "ja")

@@ -161,7 +161,7 @@ def test_the_key_holds_all_that_decides(tmp_path: Path, task: Task) -> None:
     prints = {cache.fingerprint for cache in caches}
     assert len(prints) == len(caches)
     assert {path.name for path in folder.iterdir()} == prints
-    renamed = Task("another name", task.data, prefix="p: ", metric="accuracy")
+    renamed = Task("another name", task.data, prefix="p: ", metrics=("accuracy",))
     assert tokenize_task(renamed, tokenizer, folder).fingerprint == caches[0].fingerprint
 
 

@@ -66,7 +66,7 @@ def _value(record: Record, field: str) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """A text-to-text task: records, how they are read, and the metric its answers are measured by.
+    """A text-to-text task: records, how they are read, and the metrics its answers are measured by.
 
     The source text is `prefix`, taken as it is, and the template `source` filled in; the target text is `target`.
     """
@@ -76,7 +76,7 @@ class Task:
     prefix: str = ""
     source: str = "{source}"
     target: str = "{target}"
-    metric: str | None = None
+    metrics: tuple[str, ...] = ()
 
     def templates(self) -> dict[str, Template]:
         """The templates of the columns input_ids and labels."""

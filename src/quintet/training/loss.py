@@ -1,0 +1,204 @@
+"""The loss of training: scores of the vocabulary and their cross-entropy in one step, a few hundred tokens at a time.
+
+A batch's scores, tokens x vocabulary, are the largest thing in the training of a small T5: three times 1 GB for 8,000
+tokens and 32,128 pieces (scores, log-probabilities, gradient). None of it is needed longer than it takes to compute a
+chunk's losses and, from the same numbers, its gradients. Positions without a label are left out before the projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from quintet.model import checks
+from quintet.model.heads import T5ForConditionalGeneration
+
+SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, and half as much again where products are in half precision
+ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
+IGNORED = -100
+
+
+class Loss(NamedTuple):
+    """What a batch was found to cost.
+
+    value: a scalar, the loss to differentiate, with label smoothing and z-loss, divided by the normaliser.
+    cross_entropy: a scalar without gradient, the sum over tokens of -log p: for logs and perplexity.
+    tokens: how many labels were not -100.
+    """
+
+    value: torch.Tensor
+    cross_entropy: torch.Tensor
+    tokens: int
+
+
+def text_to_text_loss(
+    model: T5ForConditionalGeneration,
+    batch: Mapping[str, Any],
+    *,
+    normalizer: float | torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Loss:
+    """The loss of a batch: labels (batch, target), -100 where none is wanted, and keywords of the model's stacks.
+
+    Without decoder_input_ids the decoder reads the labels shifted right. The rest is `projected_cross_entropy`'s.
+    """
+    inputs = dict(batch)
+    labels = inputs.pop("labels")
+    checks.check_labels(labels, model.lm_head.out_features)
+    inputs.setdefault("decoder_input_ids", model.prepare_decoder_input_ids_from_labels(labels))
+    hidden = model.run_stacks(**inputs, use_cache=False)[0]
+    return projected_cross_entropy(
+        model.scale_states(hidden),
+        model.lm_head.weight,
+        labels.to(hidden.device),
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+    )
+
+
+@torch.compiler.disable  # the number of labels differs from batch to batch, and the gradients are made here anyway
+def projected_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    normalizer: float | torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Loss:
+    """Cross-entropy of states (..., d_model) projected by weight (vocabulary, d_model), for labels (...).
+
+    Per token: (1 - label_smoothing) * -log p(label) + label_smoothing * mean of -log p over the vocabulary
+    + z_loss * log(Z)**2, where Z is the sum of exp(score). Summed and divided by normalizer: None is the number of
+    labels (their mean), 1 leaves the sum. Batches whose gradients are accumulated are given the number of labels in
+    all of them; then they count as one batch. Labels of -100 cost nothing.
+
+    Products are computed in autocast's type where that is on; losses and sums are float32.
+    Raises ValueError for shapes or values that do not fit, and without normalizer if no label is there.
+    """
+    _check(hidden, weight, labels, label_smoothing, z_loss)
+    wanted = labels.flatten() != IGNORED
+    targets = labels.flatten()[wanted]
+    if normalizer is None:
+        if len(targets) == 0:
+            raise ValueError("the mean loss needs at least one label that is not -100")
+        normalizer = len(targets)
+    states = hidden.flatten(0, -2)[wanted]
+    total, cross_entropy = _Fused.apply(
+        states, weight, targets, label_smoothing, z_loss, torch.is_grad_enabled(), _product_dtype(states)
+    )
+    return Loss(total / normalizer, cross_entropy, len(targets))
+
+
+def _check(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, label_smoothing: float, z_loss: float
+) -> None:
+    if hidden.shape[:-1] != labels.shape:
+        raise ValueError(f"labels must have the shape {tuple(hidden.shape[:-1])}, got {tuple(labels.shape)}")
+    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"weight must have the shape (vocabulary, {hidden.shape[-1]}), got {tuple(weight.shape)}")
+    checks.check_labels(labels, weight.shape[0])
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
+    if z_loss < 0:
+        raise ValueError(f"z_loss must not be negative, got {z_loss}")
+
+
+def _product_dtype(states: torch.Tensor) -> torch.dtype:
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
+class _Fused(torch.autograd.Function):
+    """The summed losses; gradients are ready before `backward`, which only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        label_smoothing: float,
+        z_loss: float,
+        differentiable: bool,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        of_states, of_weight = (differentiable and needed for needed in ctx.needs_input_grad[:2])
+        state_gradient = torch.empty_like(states) if of_states else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if of_weight else None
+        total, cross_entropy = states.new_zeros(2, dtype=torch.float32)
+        with torch.autocast(states.device.type, enabled=False):
+            projection = weight.to(dtype)
+            inputs = states.to(dtype)
+            for rows, products, scores in _chunks_of_scores(inputs, projection):
+                losses, plain = _losses_and_gradient(scores, targets[rows], label_smoothing, z_loss)
+                total += losses
+                cross_entropy += plain
+                gradient = products.copy_(scores)
+                if state_gradient is not None:
+                    state_gradient[rows] = gradient @ projection
+                if weight_gradient is not None:
+                    _add_weight_gradient(weight_gradient, gradient, inputs[rows])
+        ctx.gradients = state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
+        ctx.mark_non_differentiable(cross_entropy)
+        return total, cross_entropy
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_total: torch.Tensor, of_cross_entropy: torch.Tensor) -> tuple[Any, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were used up by a first backward()")
+        gradients, ctx.gradients = ctx.gradients, None
+        scaled = (None if gradient is None else gradient.mul_(of_total) for gradient in gradients)
+        return *scaled, None, None, None, None, None
+
+
+def _chunks_of_scores(
+    states: torch.Tensor, projection: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Places of `states`, their products with the projection (tokens, vocabulary), and the same in float32.
+
+    In float32 the latter two are one tensor. The next chunk overwrites both.
+    """
+    size = max(1, min(len(states), SCORES_AT_ONCE // len(projection)))
+    products = states.new_empty(size, len(projection))
+    scores = None if products.dtype == torch.float32 else products.float()
+    for start in range(0, len(states), size):
+        rows = slice(start, min(start + size, len(states)))
+        part = products[: rows.stop - start]
+        torch.mm(states[rows], projection.t(), out=part)
+        yield rows, part, part if scores is None else scores[: len(part)].copy_(part)
+
+
+def _losses_and_gradient(
+    scores: torch.Tensor, targets: torch.Tensor, label_smoothing: float, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed losses and cross-entropies of scores (tokens, vocabulary), which become the gradient of the losses."""
+    places = targets.unsqueeze(1)
+    of_target = scores.gather(1, places)
+    mean = scores.mean(dim=1, keepdim=True) if label_smoothing else 0.0
+    peak = scores.amax(dim=1, keepdim=True)
+    normalizers = scores.sub_(peak).exp_().sum(dim=1, keepdim=True)
+    log_z = peak + normalizers.log()
+    smoothed = (1 - label_smoothing) * of_target + label_smoothing * mean
+    losses = log_z - smoothed + z_loss * log_z.square()
+
+    scores.mul_((1 + 2 * z_loss * log_z) / normalizers)
+    if label_smoothing:
+        scores.sub_(label_smoothing / scores.shape[1])
+    scores.scatter_add_(1, places, torch.full_like(log_z, label_smoothing - 1))
+    return losses.sum(), (log_z - of_target).sum()
+
+
+def _add_weight_gradient(total: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor) -> None:
+    """Adds to total (vocabulary, d_model) what scores' gradient (tokens, vocabulary) and states (tokens, d_model) give.
+
+    In parts of the vocabulary whose product stays in the processor's cache: the sum is in float32, the product is not.
+    """
+    for start in range(0, len(total), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        total[part] += gradient[:, part].t() @ states

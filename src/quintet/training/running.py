@@ -1,0 +1,39 @@
+"""A whole run: from settings to the trained model in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quintet.training import checkpoints
+from quintet.training.building import build_run
+from quintet.training.config import AnyConfig
+from quintet.training.logs import Log
+from quintet.training.loop import Run, train
+from quintet.training.parallel import joined
+
+
+def run_training(config: AnyConfig, resume: bool = False) -> Run:
+    """Train as the settings say; in the end output_dir holds the best model (without evaluations, the last).
+
+    `resume` goes on from the last checkpoint in output_dir, exactly: on a CPU the result is, bit for bit, that of a run
+    that was not interrupted. Raises ValueError for wrong settings or data, for an output_dir that holds a run already
+    (without `resume`) or none (with it), and for a checkpoint of another model, other settings or other data;
+    NotFiniteError when the gradient is no number any more; OSError for files that cannot be read or written.
+    """
+    folder = Path(config.run.output_dir)
+    found = checkpoints.checkpoints_in(folder)
+    if found and not resume:
+        raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another output_dir")
+    if resume and not found:
+        raise ValueError(f"there is no checkpoint in {folder} to resume from")
+    with joined(config.run.device) as world:
+        run = build_run(config, world)
+        if resume:
+            checkpoints.load(run, found[-1])
+        log = Log(run)
+        try:
+            train(run, log, checkpoints.save)
+        finally:
+            log.close()
+        checkpoints.finish(run)
+    return run

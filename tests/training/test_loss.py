@@ -1,0 +1,235 @@
+"""The fused loss beside torch's own cross-entropy over all scores at once, and beside the reference's models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.trainer_pt_utils import LabelSmoother
+
+from quintet.training import loss as fused
+from quintet.training.loss import projected_cross_entropy, text_to_text_loss
+
+from ..model.reference import make_batch, make_labels, make_pair
+
+VOCABULARY, WIDTH = 37, 8
+SETTINGS = [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2), (0.2, 1e-2)]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small that every test goes through several chunks and a last one that is not full: here three tokens."""
+    monkeypatch.setattr(fused, "SCORES_AT_ONCE", 3 * VOCABULARY)
+    monkeypatch.setattr(fused, "ROWS_AT_ONCE", 10)
+
+
+def example(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(4, 5, WIDTH, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator).to(dtype).requires_grad_()
+    labels = torch.randint(0, VOCABULARY, (4, 5), generator=generator)
+    labels[0, 3:] = labels[2] = -100
+    return hidden, weight, labels
+
+
+def plain(hidden: Tensor, weight: Tensor, labels: Tensor, label_smoothing: float, z_loss: float) -> Tensor:
+    """The summed loss over scores that all exist, by torch's own functions."""
+    scores = F.linear(hidden, weight).flatten(0, 1).float()
+    labels = labels.flatten()
+    losses = F.cross_entropy(scores, labels, label_smoothing=label_smoothing, reduction="sum")
+    return losses + z_loss * (scores.logsumexp(-1).square() * (labels != -100)).sum()
+
+
+def gradients(value: Tensor, *tensors: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(value, tensors))
+
+
+@pytest.mark.parametrize(("label_smoothing", "z_loss"), SETTINGS)
+def test_value_and_gradients_are_those_of_all_scores_at_once(label_smoothing: float, z_loss: float) -> None:
+    hidden, weight, labels = example()
+    ours = projected_cross_entropy(hidden, weight, labels, label_smoothing=label_smoothing, z_loss=z_loss)
+    theirs = plain(hidden, weight, labels, label_smoothing, z_loss) / 13
+    assert ours.tokens == 13
+    torch.testing.assert_close(ours.value, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.cross_entropy, plain(hidden, weight, labels, 0, 0).detach(), atol=1e-5, rtol=1e-5)
+    found, wanted = gradients(ours.value, hidden, weight), gradients(theirs, hidden, weight)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalizer", [1, 50.0, torch.tensor(50)])
+def test_a_given_normaliser_divides_the_sum(normalizer: Any) -> None:
+    hidden, weight, labels = example()
+    ours = projected_cross_entropy(hidden, weight, labels, normalizer=normalizer)
+    theirs = plain(hidden, weight, labels, 0, 0) / normalizer
+    torch.testing.assert_close(ours.value, theirs)
+    torch.testing.assert_close(gradients(ours.value, hidden, weight), gradients(theirs, hidden, weight))
+
+
+def test_label_smoothing_is_the_references() -> None:
+    hidden, weight, labels = example()
+    theirs = LabelSmoother(0.1)(Seq2SeqLMOutput(logits=F.linear(hidden, weight)), labels)
+    torch.testing.assert_close(projected_cross_entropy(hidden, weight, labels, label_smoothing=0.1).value, theirs)
+
+
+def test_scores_that_would_overflow_an_exponential() -> None:
+    hidden, weight, labels = example()
+    hidden = (hidden * 100).detach().requires_grad_()
+    ours, theirs = projected_cross_entropy(hidden, weight, labels).value, plain(hidden, weight, labels, 0, 0) / 13
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients(ours, hidden, weight), gradients(theirs, hidden, weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
+    hidden, weight, labels = example(dtype=dtype)
+    ours = projected_cross_entropy(hidden, weight, labels, label_smoothing=0.1, z_loss=1e-3)
+    exact = [tensor.detach().float().requires_grad_() for tensor in (hidden, weight)]
+    theirs = plain(*exact, labels, 0.1, 1e-3) / 13
+    assert ours.value.dtype == torch.float32
+    torch.testing.assert_close(ours.value, theirs, rtol=5e-3, atol=0)
+    for found, wanted in zip(gradients(ours.value, hidden, weight), gradients(theirs, *exact), strict=True):
+        assert found.dtype == dtype
+        assert (found.float() - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_bfloat16_autocast_keeps_float32_gradients() -> None:
+    hidden, weight, labels = example()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = projected_cross_entropy(hidden, weight, labels).value
+        theirs = plain(hidden, weight, labels, 0, 0) / 13
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0)
+    for found, wanted in zip(gradients(ours, hidden, weight), gradients(theirs, hidden, weight), strict=True):
+        assert found.dtype == torch.float32
+        assert (found - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_the_projections_gradient_is_summed_in_float32() -> None:
+    """1,000 tokens that say the same: in bfloat16 a sum of 256 stays where it is when 1 is added."""
+    hidden, weight = torch.ones(1000, 2), torch.zeros(5, 2, requires_grad=True)
+    labels = torch.zeros(1000, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = projected_cross_entropy(hidden, weight, labels, normalizer=1).value
+    (found,) = gradients(value, weight)
+    torch.testing.assert_close(found[:, 0], torch.tensor([-800.0, 200, 200, 200, 200]), rtol=0.005, atol=0)
+
+
+class Watch(TorchDispatchMode):
+    """Notes the sizes of all tensors that operations return, and how many products are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.products = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.products += function.name() in ("aten::mm", "aten::mm.out")
+        if isinstance(result, Tensor):
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+def test_the_scores_of_a_batch_never_exist_at_once() -> None:
+    hidden, weight, labels = example()
+    with Watch() as watch:
+        projected_cross_entropy(hidden, weight, labels).value.backward()
+    assert watch.largest == max(fused.SCORES_AT_ONCE, weight.numel())
+    with Watch() as watch:
+        plain(hidden, weight, labels, 0, 0).backward()
+    assert watch.largest == labels.numel() * VOCABULARY
+
+
+@pytest.mark.parametrize(("of_hidden", "of_weight"), [(True, True), (True, False), (False, True), (False, False)])
+def test_only_wanted_gradients_are_computed(of_hidden: bool, of_weight: bool) -> None:
+    hidden, weight, labels = example()
+    hidden.requires_grad_(of_hidden), weight.requires_grad_(of_weight)
+    chunks, parts = 5, 4  # of 13 labels, and of the vocabulary
+    with Watch() as watch:
+        value = projected_cross_entropy(hidden, weight, labels).value
+    assert watch.products == chunks * (1 + of_hidden + parts * of_weight)
+    assert value.requires_grad == (of_hidden or of_weight)
+    with torch.no_grad(), Watch() as watch:
+        assert not projected_cross_entropy(hidden, weight, labels).value.requires_grad
+    assert watch.products == chunks
+
+
+def test_a_batch_without_labels_costs_nothing_where_the_normaliser_is_given() -> None:
+    hidden, weight, labels = example()
+    value, cross_entropy, tokens = projected_cross_entropy(hidden, weight, labels.fill_(-100), normalizer=7)
+    assert (value.item(), cross_entropy.item(), tokens) == (0, 0, 0)
+    assert all(not gradient.any() for gradient in gradients(value, hidden, weight))
+    with pytest.raises(ValueError, match="at least one label that is not -100"):
+        projected_cross_entropy(hidden, weight, labels)
+
+
+def test_gradients_are_given_once() -> None:
+    value = projected_cross_entropy(*example()).value
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="used up by a first backward"):
+        value.backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.zeros(4, 4, dtype=torch.long)}, r"labels must have the shape \(4, 5\), got \(4, 4\)"),
+        ({"labels": torch.full((4, 5), VOCABULARY)}, "labels must be from 0 to 36, got 37"),
+        ({"weight": torch.zeros(VOCABULARY, 9)}, r"weight must have the shape \(vocabulary, 8\), got \(37, 9\)"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be at least 0 and below 1, got -0.1"),
+        ({"z_loss": -1e-4}, "z_loss must not be negative, got -0.0001"),
+    ],
+)
+def test_refusals(change: dict[str, Any], message: str) -> None:
+    arguments = dict(zip(("hidden", "weight", "labels"), example(), strict=True))
+    with pytest.raises(ValueError, match=message):
+        projected_cross_entropy(**{**arguments, **change})
+
+
+def named_gradients(model: Any) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def training_batch(padding: str = "right") -> dict[str, Tensor]:
+    batch = make_batch("ForConditionalGeneration", padding)
+    labels = make_labels("ForConditionalGeneration", batch)
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], **labels}
+
+
+@pytest.mark.parametrize("variant", ["t5", "v1.1", "umt5-tied"])
+def test_a_models_loss_and_gradients_are_the_references(variant: str) -> None:
+    ours, theirs = make_pair("ForConditionalGeneration", variant, "sdpa")
+    batch = training_batch()
+    found = text_to_text_loss(ours, batch)
+    wanted = theirs(**batch).loss
+    torch.testing.assert_close(found.value, wanted, atol=1e-5, rtol=1e-5)
+    found.value.backward()
+    wanted.backward()
+    torch.testing.assert_close(named_gradients(ours), named_gradients(theirs), atol=1e-5, rtol=1e-4)
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch() -> None:
+    """Rows of 8, 5 and 2 labels: means of means would weigh them wrongly."""
+    at_once, row_by_row = (make_pair("ForConditionalGeneration", "v1.1", "sdpa").ours for _ in range(2))
+    batch = training_batch()
+    whole = text_to_text_loss(at_once, batch)
+    whole.value.backward()
+    values = []
+    for row in range(3):
+        part = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+        found = text_to_text_loss(row_by_row, part, normalizer=whole.tokens)
+        found.value.backward()
+        values.append(found.value)
+    torch.testing.assert_close(sum(values), whole.value, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(named_gradients(row_by_row), named_gradients(at_once), atol=1e-6, rtol=1e-5)
+
+
+def test_labels_out_of_the_vocabulary_are_refused_before_the_model_runs() -> None:
+    model = make_pair("ForConditionalGeneration").ours
+    batch = {**training_batch(), "labels": torch.full((3, 8), 99)}
+    with pytest.raises(ValueError, match="labels must be from 0 to 98, got 99"):
+        text_to_text_loss(model, batch)
