@@ -14,6 +14,7 @@ from tests.model.reference import SIZES, VARIANTS, build, make_batch, randomize
 
 def make_model(variant: str = "t5", head: str = "EncoderModel", **changes: Any) -> Any:
     model = build(quintet, head, variant, **changes)
+    model.engine = "auto"
     randomize(model)
     return model.eval()
 

@@ -24,6 +24,7 @@ VOCABULARY = SIZES["vocab_size"]
 
 def make_model(variant: str = "t5", **changes: Any) -> Any:
     model = build(quintet, HEAD, variant, **changes)
+    model.engine = "auto"
     randomize(model)
     return model.eval()
 

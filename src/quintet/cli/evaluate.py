@@ -11,7 +11,7 @@ import typer
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
-from quintet.cli.loading import load_text_to_text
+from quintet.cli.loading import dtype_and_rounding, load_text_to_text
 from quintet.cli.outputs import Output
 
 LONGEST_TARGET = 1024
@@ -38,7 +38,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="How many sources at once.")] = 32,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="So many sources of each task.")] = None,
     device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    precision: options.Precision = None,
+    dtype: options.Dtype = None,
     quantize: options.Quantize = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the answers, a JSON object a line.")
@@ -58,6 +59,7 @@ def evaluate(
       --prefix "translate English to German: "
     """
     with in_one_line(debug, "lower --batch-size"):
+        dtype, quantize = dtype_and_rounding(precision, dtype, quantize)
         lines = Output(output, overwrite) if output is not None else None
         tasks = _tasks(config, split, data, columns, prefix, source, target, metric or ["sacrebleu"])
         choices = {"num_beams": num_beams, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
