@@ -90,6 +90,23 @@ def test_group_sizes_are_the_library_s(bits: int, group_size: int | None, tiny: 
     assert_equal(loaded(output), loaded(tiny, quantization_config=wanted))
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype", "rounding"),
+    [
+        ("fp32", torch.float32, None),
+        ("bf16", torch.bfloat16, None),
+        ("int8", torch.bfloat16, "int8"),
+        ("int4", torch.bfloat16, "int4"),
+    ],
+)
+def test_a_precision_is_a_dtype_and_a_rounding(
+    precision: str, dtype: torch.dtype, rounding: str | None, tiny: Path, tmp_path: Path
+) -> None:
+    converted(tiny, tmp_path / "out", "--precision", precision)
+    assert_equal(loaded(tmp_path / "out", dtype="auto"), loaded(tiny, dtype=dtype, quantization_config=rounding))
+    assert quintet.AutoConfig.from_pretrained(tmp_path / "out").dtype == dtype
+
+
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     make_pair("EncoderModel").ours.save_pretrained(tmp_path / "model")
     result = converted(tmp_path / "model", tmp_path / "out")
@@ -165,6 +182,10 @@ def test_bad_options(options: tuple[str, ...], message: str, tiny: Path, tmp_pat
     ("options", "message"),
     [
         (("--group-size", "32"), "add --quantize int4"),
+        (("--precision", "bf16", "--group-size", "32"), "add --quantize int4"),
+        (("--precision", "fp8"), "--precision must be one of fp32, bf16, int8, int4, got 'fp8'"),
+        (("--precision", "int8", "--dtype", "auto"), "give --precision or --dtype, not both"),
+        (("--precision", "int8", "--quantize", "int8"), "give --precision or --quantize, not both"),
         (("--max-shard-size", "many"), "max_shard_size 'many' is no size"),
     ],
 )

@@ -6,15 +6,20 @@ import json
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from rich.console import Console
+from typer.testing import CliRunner
 
+import quintet
+from quintet.cli.app import app
 from quintet.cli.attention import _write_html, _write_png
-from quintet.cli.bench import processor
+from quintet.cli.bench import _report, processor
 from quintet.cli.failures import Failure
 from quintet.cli.score import Question, _questions
 
@@ -41,6 +46,36 @@ def forward(reference: Any, model: Path, source: str, target: str) -> tuple[Any,
     with torch.no_grad():
         found = reference(**tokenizer(source, return_tensors="pt"), labels=labels, output_attentions=True)
     return found, labels, tokenizer.convert_ids_to_tokens(labels[0])
+
+
+# -- what they share
+
+COMMANDS = [
+    (["score", SKY, "red", "-m"], "shorten the texts, or lower --batch-size"),
+    (["score", SKY, "red", "--batch-size", "1", "-m"], "shorten the texts"),
+    (["bench"], "lower --batch-sizes, --source-length or --new-tokens"),
+    (["attention", SKY, "-o", "map.html", "-m"], "shorten the text"),
+]
+
+
+@pytest.mark.parametrize(("command", "advice"), COMMANDS, ids=[" ".join(command) for command, _ in COMMANDS])
+def test_precision_is_heard_and_short_memory_advised_on(
+    command: list[str], advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model is loaded as, and what to do where it does not fit: each command has options of its own."""
+    asked = []
+
+    def load(*arguments: Any) -> None:
+        asked.append(arguments)
+        raise MemoryError
+
+    quintet.ByT5Tokenizer().save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules[f"quintet.cli.{command[0]}"], "load_text_to_text", load)
+    for chosen, loaded in (([], ("float32", None)), (["--precision", "int8"], ("bfloat16", "int8"))):
+        result = CliRunner().invoke(app, [*command, str(tmp_path), *chosen])
+        assert (result.exit_code, result.stderr) == (1, f"quintet: not enough memory: {advice}\n")
+        assert asked.pop() == (str(tmp_path), "cpu", *loaded)
 
 
 # -- score
@@ -109,6 +144,23 @@ def test_bench_compares_dtypes(model: Path) -> None:
     assert facts["setting"] == "4 source and 2 new tokens, 1 beam"
     assert facts["machine"].startswith(processor())
     assert all(row["first_token_ms"] > 0 for row in facts["results"])
+
+
+@needs_program
+def test_bench_compares_precisions(model: Path) -> None:
+    asked = ("--precision", "int8", "--precision", "fp32", "--new-tokens", "2", "--rounds", "1", "--batch-sizes", "1")
+    facts = json.loads(output("bench", model, *asked, "--json"))
+    found = [(row["quantization"], row["dtype"]) for row in facts["results"]]
+    assert found == [("int8", "bfloat16"), (None, "float32")]
+
+
+def test_the_table_of_bench_names_the_rounding() -> None:
+    row = {"batch_size": 1, "tokens_per_second": 2.0, "first_token_ms": 3.0, "next_token_ms": 4.0, "dtype": "bfloat16"}
+    rows = [{**row, "quantization": "int4"}, {**row, "quantization": None}]
+    console = Console(width=90, record=True)
+    console.print(_report({"model": "m", "machine": "here", "setting": "so", "results": rows}))
+    lines = console.export_text().splitlines()
+    assert [line.split("│")[2].strip() for line in lines if "bfloat16" in line] == ["int4, bfloat16", "bfloat16"]
 
 
 @needs_program

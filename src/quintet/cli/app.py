@@ -28,7 +28,10 @@ for command in (run, score, info, convert, bench, attention):
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
-    """T5 models on the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """T5 models on the command line. Examples of each command: quintet COMMAND --help.
+
+    Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
     if version:
         typer.echo(f"quintet {__version__}")
         raise typer.Exit

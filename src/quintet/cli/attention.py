@@ -10,7 +10,7 @@ import typer
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
-from quintet.cli.loading import load_text_to_text
+from quintet.cli.loading import dtype_and_rounding, load_text_to_text
 from quintet.cli.outputs import Output
 
 PAGE = """<!DOCTYPE html>
@@ -34,6 +34,7 @@ def attention(
     target: Annotated[str | None, typer.Option(metavar="TEXT", help="An answer; else the model's own.")] = None,
     layer: Annotated[int | None, typer.Option(min=1, metavar="N", help="One layer; else the mean of all.")] = None,
     head: Annotated[int | None, typer.Option(min=1, metavar="N", help="One head of it; else the mean of all.")] = None,
+    precision: Annotated[str | None, typer.Option(metavar="NAME", help="fp32 (default), bf16, int8 or int4.")] = None,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
@@ -45,12 +46,12 @@ def attention(
 
       quintet attention "What color is the sky?" -m google/flan-t5-small --layer 8 --head 2 -o map.png
     """
-    with in_one_line(debug):
+    with in_one_line(debug, "shorten the text"):
         draw = _drawing(output)
         Output(output, overwrite)  # refuses what cannot be written
         if head is not None and layer is None:
             raise Failure("--head needs --layer: each layer has heads of its own")
-        weights, source, answer, caption = _attend(model, text, target, layer, head)
+        weights, source, answer, caption = _attend(model, precision, text, target, layer, head)
         draw(output, weights, source, answer, caption)
         typer.echo(str(output))
 
@@ -68,14 +69,15 @@ def _drawing(path: Path) -> Any:
 
 
 def _attend(
-    name: str, text: str, target: str | None, layer: int | None, head: int | None
+    name: str, precision: str | None, text: str, target: str | None, layer: int | None, head: int | None
 ) -> tuple[list[list[float]], list[str], list[str], str]:
     """Weights (target, source), the pieces of both, and a caption."""
     import torch
 
     from quintet.auto import AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(name), load_text_to_text(name, "cpu", "float32", None)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = load_text_to_text(name, "cpu", *dtype_and_rounding(precision, None, None))
     layers, heads = model.config.num_decoder_layers, model.config.num_heads
     _check_number("--layer", layer, layers)
     _check_number("--head", head, heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
-from quintet.cli.loading import load_text_to_text
+from quintet.cli.loading import dtype_and_rounding, load_text_to_text
 
 CPU_NAMES = {"Linux": ["lscpu"], "Darwin": ["sysctl", "-n", "machdep.cpu.brand_string"]}
 """The program of each system that tells what its processor is called."""
@@ -33,6 +34,12 @@ def bench(
     num_beams: Annotated[int, typer.Option(min=1, metavar="N", help="1 is greedy.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How often to measure; the median counts.")] = 3,
     device: options.Device = "cpu",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="fp32, bf16, int8 or int4, for --dtype and --quantize; several are compared."
+        ),
+    ] = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(metavar="TYPE", help="float32 (default), bfloat16, float16 or auto; several are compared."),
@@ -49,21 +56,21 @@ def bench(
 
       quintet bench google/flan-t5-small --batch-sizes 1,8,32
 
-      quintet bench google/flan-t5-small --dtype float32 --dtype bfloat16
+      quintet bench google/flan-t5-small --precision fp32 --precision int8
     """
-    with in_one_line(debug):
-        dtypes = dict.fromkeys(dtype or ["float32"])
+    with in_one_line(debug, "lower --batch-sizes, --source-length or --new-tokens"):
+        given = itertools.product(precision or (None,), dtype or (None,))
+        choices = dict.fromkeys(dtype_and_rounding(*pair, quantize) for pair in given)
         sizes = _sizes(batch_sizes)
-        _check_dtypes(dtypes)
+        _check_dtypes(name for name, _ in choices)
         rows = []
-        for name in dtypes:
-            network = load_text_to_text(model, device, name, quantize)
+        for choice in choices:
+            network = load_text_to_text(model, device, *choice)
             machine = _machine(network.device)
             rows += [_measure(network, size, source_length, new_tokens, num_beams, rounds) for size in sizes]
             del network  # before the next is loaded
         beams = "1 beam" if num_beams == 1 else f"{num_beams} beams"
-        rounded = f", weights in {quantize}" if quantize else ""
-        setting = f"{source_length} source and {new_tokens} new tokens, {beams}{rounded}"
+        setting = f"{source_length} source and {new_tokens} new tokens, {beams}"
         rows.sort(key=lambda row: sizes.index(row["batch_size"]))
         facts = {"model": model, "machine": machine, "setting": setting, "results": rows}
         typer.echo(json.dumps(facts)) if as_json else Console().print(_report(facts))
@@ -96,9 +103,11 @@ def _measure(
     source = torch.randint(3, network.config.vocab_size, (batch_size, source_length), device=network.device)
     first = _median(network, source, 1, num_beams, rounds)
     whole = _median(network, source, new_tokens, num_beams, rounds)
+    rounding = getattr(network.config, "quantization_config", None)
     return {
         "batch_size": batch_size,
         "dtype": str(network.dtype).removeprefix("torch."),
+        "quantization": rounding and f"int{rounding['bits']}",
         "tokens_per_second": batch_size * new_tokens / whole,
         "first_token_ms": first * 1000,
         "next_token_ms": (whole - first) / (new_tokens - 1) * 1000,
@@ -147,12 +156,12 @@ def processor() -> str:
 def _report(facts: dict[str, Any]) -> Group:
     title = Text(f"{facts['model']}\n{facts['machine']}\n{facts['setting']}")  # a name may hold what is markup to rich
     table = Table()
-    for column in ("batch", "dtype", "tokens/s", "first token, ms", "next token, ms"):
-        table.add_column(column, justify="left" if column == "dtype" else "right")
+    for column in ("batch", "weights", "tokens/s", "first token, ms", "next token, ms"):
+        table.add_column(column, justify="left" if column == "weights" else "right")
     for row in facts["results"]:
         table.add_row(
             str(row["batch_size"]),
-            row["dtype"],
+            ", ".join(filter(None, (row["quantization"], row["dtype"]))),
             f"{row['tokens_per_second']:,.1f}",
             f"{row['first_token_ms']:.1f}",
             f"{row['next_token_ms']:.1f}",

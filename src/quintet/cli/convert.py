@@ -10,7 +10,7 @@ import typer
 
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
-from quintet.cli.loading import inspect_as_saved, refuse_missing, tokenizer_files
+from quintet.cli.loading import dtype_and_rounding, inspect_as_saved, refuse_missing, tokenizer_files
 from quintet.cli.outputs import refuse_existing, refuse_unwritable_folder
 
 
@@ -18,10 +18,13 @@ def convert(
     model: options.ModelArgument,
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it is written.")],
     *,
-    dtype: options.Dtype = "auto",
+    precision: options.Precision = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16; else as saved.")
+    ] = None,
     quantize: options.Quantize = None,
     group_size: Annotated[int | None, typer.Option(metavar="N", help="Weights that share a scale (int4: 32).")] = None,
-    format: Annotated[Literal["safetensors", "bin"], typer.Option(help="Of the weights.")] = "safetensors",
+    format: Annotated[Literal["safetensors", "bin"], typer.Option(help="Format of the weights.")] = "safetensors",
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The largest file, such as 200MB.")] = "5GB",
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
@@ -38,6 +41,7 @@ def convert(
         from quintet.checkpoint.writing import check_shard_size
         from quintet.files import staged
 
+        dtype, quantize = dtype_and_rounding(precision, dtype, quantize, default="auto")
         refuse_unwritable_folder(output)
         refuse_existing(output, overwrite)
         check_shard_size(max_shard_size)
@@ -59,7 +63,7 @@ def _quantization(quantize: str | None, group_size: int | None) -> Any:
     from quintet.quantize import QuantizationConfig, as_quantization
 
     if quantize is None and group_size is not None:
-        raise Failure("--group-size is one of --quantize: add --quantize int4")
+        raise Failure("--group-size is for rounded weights: add --quantize int4 or --precision int4")
     quantization = as_quantization(quantize)
     if group_size is None:
         return quantization

@@ -6,6 +6,27 @@ from typing import Any
 
 from quintet.cli.failures import Failure
 
+PRECISIONS: dict[str, tuple[str, str | None]] = {
+    "fp32": ("float32", None),
+    "bf16": ("bfloat16", None),
+    "int8": ("bfloat16", "int8"),
+    "int4": ("bfloat16", "int4"),
+}
+"""What --precision stands for: the dtype, and the rounding of linear layers."""
+
+
+def dtype_and_rounding(
+    precision: str | None, dtype: str | None, quantize: str | None, default: str = "float32"
+) -> tuple[str, str | None]:
+    """What the three options ask for. Failure for an unknown precision, or one beside the options it stands for."""
+    if precision is None:
+        return dtype or default, quantize
+    if dtype is not None or quantize is not None:
+        raise Failure(f"give --precision or --{'quantize' if dtype is None else 'dtype'}, not both")
+    if precision not in PRECISIONS:
+        raise Failure(f"--precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return PRECISIONS[precision]
+
 
 def load_text_to_text(name: str, device: str, dtype: str, quantize: str | None) -> Any:
     """The model on its device. Raises ValueError for a device that is not there, before anything is read.

@@ -12,6 +12,7 @@ from quintet.cli import options
 from quintet.cli.answers import stream, write
 from quintet.cli.failures import in_one_line
 from quintet.cli.inputs import read_inputs
+from quintet.cli.loading import dtype_and_rounding
 from quintet.cli.outputs import Output
 from quintet.cli.tasks import call_options, generates
 
@@ -45,7 +46,8 @@ def run(
         str | None, typer.Option(metavar="NAME", help="The tokenizer, if it is not beside the model.")
     ] = None,
     device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    precision: options.Precision = None,
+    dtype: options.Dtype = None,
     quantize: options.Quantize = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="How many inputs are computed together.")] = 1,
     max_new_tokens: Annotated[
@@ -72,6 +74,7 @@ def run(
     """
     relief = "shorten the texts, or lower --batch-size" if batch_size > 1 else "shorten the text"
     with in_one_line(debug, relief):
+        dtype, quantize = dtype_and_rounding(precision, dtype, quantize)
         inputs = read_inputs(texts, input, column)
         with Output(output, overwrite) as lines:
             wanted = call_options(task, inputs, as_json, labels, max_new_tokens, num_beams)

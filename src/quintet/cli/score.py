@@ -13,7 +13,7 @@ import typer
 from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
 from quintet.cli.inputs import JSON_LINES, read_inputs
-from quintet.cli.loading import load_text_to_text
+from quintet.cli.loading import dtype_and_rounding, load_text_to_text
 
 
 @dataclass
@@ -36,7 +36,8 @@ def score(
     target_key: Annotated[str, typer.Option(metavar="KEY", help="The key of its target, or list of them.")] = "target",
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="How many sources are computed together.")] = 8,
     device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    precision: options.Precision = None,
+    dtype: options.Dtype = None,
     quantize: options.Quantize = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -51,7 +52,8 @@ def score(
 
       quintet score --input pairs.jsonl --json -m google/flan-t5-small
     """
-    with in_one_line(debug):
+    with in_one_line(debug, "shorten the texts, or lower --batch-size" if batch_size > 1 else "shorten the texts"):
+        dtype, quantize = dtype_and_rounding(precision, dtype, quantize)
         questions = _questions(source, targets, input, source_key, target_key)
         from quintet.auto import AutoTokenizer
 
