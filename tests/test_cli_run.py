@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import quintet
+import quintet.pipelines
 from quintet.cli.answers import stream
+from quintet.cli.app import app
 from quintet.cli.failures import Failure, in_one_line
 from quintet.cli.inputs import Inputs, read_inputs
 from quintet.cli.labels import check_labels
@@ -303,6 +306,32 @@ def test_an_error_that_nobody_foresaw_is_one_line(capsys: pytest.CaptureFixture[
 def test_what_to_do_about_memory_is_the_commands_to_say(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(error, "shorten the text", capsys) == "quintet: not enough memory: shorten the text\n"
     assert said(error, "", capsys) == "quintet: not enough memory\n"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "dtype", "rounding"),
+    [
+        ([], "float32", {}),
+        (["--dtype", "auto", "--quantize", "int4"], "auto", {"quantization_config": "int4"}),
+        (["--precision", "bf16"], "bfloat16", {}),
+        (["--precision", "int4"], "bfloat16", {"quantization_config": "int4"}),
+    ],
+    ids=str,
+)
+def test_precision_is_heard(
+    chosen: list[str], dtype: str, rounding: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the pipeline is asked for; and the advice of a run in which it does not fit."""
+    asked = {}
+
+    def load(task: str, **options: Any) -> None:
+        asked.update(options)
+        raise MemoryError
+
+    monkeypatch.setattr(quintet.pipelines, "pipeline", load)
+    result = CliRunner().invoke(app, ["run", HOUSE, "-m", "name", *chosen])
+    assert (result.exit_code, result.stderr) == (1, "quintet: not enough memory: shorten the text\n")
+    assert (asked["dtype"], asked["model_kwargs"]) == (dtype, rounding)
 
 
 INTERRUPTED_IMPORT = """

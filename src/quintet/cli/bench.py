@@ -37,7 +37,7 @@ def bench(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="fp32, bf16, int8 or int4: --dtype and --quantize in one; several are compared."
+            metavar="NAME", help="fp32, bf16, int8 or int4, for --dtype and --quantize; several are compared."
         ),
     ] = None,
     dtype: Annotated[
