@@ -2,7 +2,7 @@
 
 All run the same random weights (cpu_files.py says how they are made) on the same processors. Each library and precision
 has a process of its own; in each round every one of them has a turn, and the others stand still meanwhile. Figures are
-medians. What the machine can do at best, bytes read and products, is measured between the rounds.
+medians. What the machine can do at best, bytes read and products, is measured before each case.
 
     python benchmarks/cpu.py --output figures.json --plot figures.png
     python benchmarks/cpu.py --models base --quick --folder /tmp/models       # greedy search, short sources
@@ -137,8 +137,8 @@ class Benchmark:
         order = list(players)
         for contestant in order:
             players[contestant](cpu_contestants.run, replace(case, new=min(case.new, WARM_UP)))
+        self._limits.append(measuring(limits, self.options.threads))
         for _ in range(self.options.rounds):
-            self._limits.append(measuring(limits, self.options.threads))
             random.shuffle(order)  # nobody always follows the same one
             for contestant in order:
                 taken, answers[contestant.name] = players[contestant](cpu_contestants.run, case)
@@ -166,8 +166,8 @@ class Benchmark:
 
     def save(self) -> None:
         """Write what has been measured so far; a run that is cut short keeps it."""
-        for key in self._limits[0]:
-            self.figures["limits"][key] = statistics.median(found[key] for found in self._limits)
+        keys = self._limits[0] if self._limits else ()
+        self.figures["limits"] = {key: statistics.median(found[key] for found in self._limits) for key in keys}
         self.figures["shares"] = cpu_report.shares(self.figures)
         if self.options.output:
             self.options.output.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
@@ -187,6 +187,8 @@ def main() -> None:
         parser.error("--threads and --rounds must be at least 1, --new at least 2")
     console = Console(width=140)
     contestants = [c for c in CONTESTANTS if {c.library, c.name} & set(wanted) and _is_installed(c, console)]
+    if not contestants:
+        parser.error(f"none of {options.peers} is installed")
     _use_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
         benchmark = Benchmark(contestants, options.folder or Path(temporary), options, console)
@@ -199,7 +201,8 @@ def main() -> None:
             chosen, kinds = quick_cases(options.new), ["first", "greedy"]
         for model in models:
             benchmark.prepare(model)
-            benchmark.measure(model, chosen)
+            if chosen:
+                benchmark.measure(model, chosen)
             if "memory" in kinds:
                 benchmark.measure_memory(model, Case("greedy", 1, 64, options.new))
     benchmark.save()

@@ -17,6 +17,7 @@ TITLES = {
     "beams": "4 beams, new tokens per second",
     "encoder": "Encoder alone, ms",
 }
+COLORS = {"float32": "tab:blue", "bfloat16": "tab:orange", "int8": "tab:green", "int4": "tab:red"}
 
 
 def figure(row: dict[str, Any], name: str) -> float | None:
@@ -119,10 +120,11 @@ def print_report(console: Console, figures: dict[str, Any]) -> None:
     console.print("In brackets: times as fast as the best peer of the same precision; int4: as quintet's int8.\n")
     if figures["memory"]:
         console.print(_memory_table(figures["memory"]))
-    console.print(_share_table(figures["shares"]))
-    limits = figures["limits"]
-    rates = ", ".join(f"{name} {limits[name] / 1e9:.0f}" for name in ("float32", "bfloat16", "int8"))
-    console.print(f"Machine: reads {limits['read'] / 1e9:.1f} GB/s; matrix products, GOP/s: {rates}")
+    if figures["shares"]:
+        console.print(_share_table(figures["shares"]))
+    if limits := figures["limits"]:
+        rates = ", ".join(f"{name} {limits[name] / 1e9:.0f}" for name in ("float32", "bfloat16", "int8"))
+        console.print(f"Machine: reads {limits['read'] / 1e9:.1f} GB/s; matrix products, GOP/s: {rates}")
     for model, same in figures["same_tokens"].items():
         text = ", ".join(f"{name} {share:.0%}" for name, share in same.items())
         different = figures["different_tokens"][model]
@@ -169,20 +171,22 @@ def _share_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
-    """Bars, a panel for each model and kind of case."""
+    """Bars: a line of panels for each model and kind of case, a panel for each case. Raises ValueError for no cases."""
     from matplotlib.figure import Figure
 
-    rows = figures["rows"]
-    panels = list(dict.fromkeys((row["model"], row["kind"]) for row in rows))
-    picture = Figure(figsize=(12, 3.5 * len(panels)), layout="constrained")
-    for axes, panel in zip(picture.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        shown = [row for row in rows if (row["model"], row["kind"]) == panel]
-        names = list(dict.fromkeys(name for row in shown for name in row["seconds"]))
-        for number, name in enumerate(names):
-            places = [place + (number - len(names) / 2 + 0.5) * 0.8 / len(names) for place in range(len(shown))]
-            axes.bar(places, [figure(row, name) or 0 for row in shown], 0.8 / len(names), label=name)
-        axes.set_xticks(range(len(shown)), [row["case"] for row in shown])
-        axes.set_title(f"T5-{panel[0]}: {TITLES[panel[1]]}")
-        axes.set_yscale("log")
-        axes.legend(fontsize="small", ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in figures["rows"]:
+        lines.setdefault((row["model"], row["kind"]), []).append(row)
+    if not lines:
+        raise ValueError("there are no cases to draw: memory is only in the table")
+    picture = Figure(figsize=(14, 3 * len(lines)), layout="constrained")
+    parts = picture.subfigures(len(lines), 1, squeeze=False)[:, 0]
+    for part, ((model, kind), rows) in zip(parts, lines.items(), strict=True):
+        part.suptitle(f"T5-{model}: {TITLES[kind]}")
+        for number, (axes, row) in enumerate(zip(part.subplots(1, len(rows), squeeze=False)[0], rows, strict=True)):
+            names = list(row["figures"])
+            axes.barh(names, list(row["figures"].values()), color=[COLORS[name.split("-")[1]] for name in names])
+            axes.invert_yaxis()
+            axes.set_xlabel(row["case"])
+            axes.tick_params(axis="y", labelsize="small", labelleft=number == 0)
     picture.savefig(path, dpi=120)
