@@ -37,10 +37,10 @@ def native_plan(model: T5PreTrainedModel) -> tuple[Library, Plan]:
     """
     if check_engine(model.engine) == "eager":
         raise Unsupported("engine='eager'")
+    _check_surroundings(model)
     library = load_library()
     if library is None:
         raise Unsupported("an installation without the native engine")
-    _check_surroundings(model)
     tensors: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         _check_plain(name, module)
@@ -54,14 +54,16 @@ def native_plan(model: T5PreTrainedModel) -> tuple[Library, Plan]:
 
 
 def _check_surroundings(model: T5PreTrainedModel) -> None:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+        raise Unsupported("tracing")
     if model.device.type != "cpu":
         raise Unsupported(f"a model on {model.device.type}")
     if model.training:
         raise Unsupported("training mode")
     if torch.is_autocast_enabled("cpu"):
         raise Unsupported("autocast")
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
-        raise Unsupported("tracing")
+    if nn.modules.module._has_any_global_hook():
+        raise Unsupported("hooks of all modules")
 
 
 def _check_plain(name: str, module: nn.Module) -> None:
