@@ -250,6 +250,28 @@ def test_a_source_of_padding_alone_is_generated_from_as_ever() -> None:
         assert torch.equal(found, model.generate(IDS, attention_mask=MASKED, max_new_tokens=5))
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"inputs": torch.tensor([[5, 99]])},
+        {"decoder_input_ids": torch.tensor([[0, 99], [0, 1]])},
+        {"decoder_input_ids": torch.tensor([[0, -1], [0, 1]])},
+        {"attention_mask": torch.ones(2, 6)},
+        {"inputs": None, "encoder_outputs": (torch.zeros(1, 3, 31),)},
+        {"inputs": None, "encoder_outputs": (torch.zeros(1, 3, 32),), "attention_mask": torch.ones(1, 4)},
+    ],
+    ids=["source", "prefix", "negative", "mask", "encoded", "mask of encoded"],
+)
+def test_generate_refuses_in_the_words_of_the_model(inputs: dict[str, Any]) -> None:
+    model, said = make_model(), []
+    for engine in ("auto", "eager"):
+        model.engine = engine
+        with pytest.raises((ValueError, IndexError)) as raised:
+            model.generate(**{"inputs": IDS, **inputs}, max_new_tokens=3)
+        said.append(str(raised.value))
+    assert said[0] == said[1]
+
+
 # -- weights that change -----------------------------------------------------------------------------------------------
 
 
