@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test native sweep lint bench clean
+.PHONY: demo test native sweep sanitize lint bench clean
 
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ test: lint       ## the tests: style and types first, then behaviour
 
 sweep: $(READY)  ## the rest of the large matrices, of which the tests have a part
 	$(BIN)/python -m pytest -n auto -m sweep
+
+sanitize:        ## the native engine under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+	$(MAKE) -f native/tests/Makefile SANITIZER=address,undefined
+	$(MAKE) -f native/tests/Makefile SANITIZER=thread
 
 bench: $(READY)  ## side by side with the reference, on this machine
 	$(BIN)/python benchmarks/compare.py

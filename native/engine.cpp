@@ -27,7 +27,6 @@ constexpr int64_t LANES = 16;
 constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
 
 thread_local std::string last_error;
-thread_local bool last_is_range = false;
 
 // Runs `work`; exceptions become an error text and `failed`.
 template <class Result, class Work>
@@ -36,14 +35,9 @@ Result guarded(Result failed, const Work &work) {
         return work();
     } catch (const std::bad_alloc &) {
         last_error = "out of memory: use fewer or shorter sources at a time";
-    } catch (const std::out_of_range &error) {
-        last_error = error.what();
-        last_is_range = true;
-        return failed;
     } catch (const std::exception &error) {
         last_error = error.what();
     }
-    last_is_range = false;
     return failed;
 }
 
@@ -275,8 +269,6 @@ private:
 // -- the C functions ---------------------------------------------------------------------------------------------------
 
 const char *quintet_error(void) { return last_error.c_str(); }
-
-int quintet_error_is_range(void) { return last_is_range; }
 
 const char *quintet_instruction_set(void) {
     return guarded<const char *>(nullptr, [] { return network().name; });

@@ -68,9 +68,6 @@ typedef struct quintet_session quintet_session;
 /* Why the last call of this thread failed. */
 const char *quintet_error(void);
 
-/* Whether it was a number outside its range. */
-int quintet_error_is_range(void);
-
 /* "portable", "avx2", "avx512" or "amx": the best this processor has, or what the environment variable QUINTET_ISA names.
    NULL: it has not. */
 const char *quintet_instruction_set(void);

@@ -7,16 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-import quintet
 from quintet.engine import Library
-from tests.model.reference import SIZES, VARIANTS, build, make_batch, randomize
+from tests.engine.models import eager, make_model, relative_error
+from tests.model.reference import SIZES, VARIANTS, make_batch
 
 
-def make_model(variant: str = "t5", head: str = "EncoderModel", **changes: Any) -> Any:
-    model = build(quintet, head, variant, **changes)
-    model.engine = "auto"
-    randomize(model)
-    return model.eval()
+def make_encoder(variant: str = "t5", **changes: Any) -> Any:
+    return make_model(variant, "EncoderModel", **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +32,10 @@ def native_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @torch.no_grad()
 def states_of(model: Any, engine: str, **inputs: Any) -> torch.Tensor:
-    model.engine = engine
-    try:
+    if engine == "auto":
         return model(**inputs).last_hidden_state
-    finally:
-        model.engine = "auto"
+    with eager(model):
+        return model(**inputs).last_hidden_state
 
 
 def check(model: Any, calls: list[int], tolerance: float = 1e-5, **inputs: Any) -> torch.Tensor:
@@ -47,11 +43,11 @@ def check(model: Any, calls: list[int], tolerance: float = 1e-5, **inputs: Any) 
     before = len(calls)
     native = states_of(model, "auto", **inputs)
     assert len(calls) == before + 1
-    eager = states_of(model, "eager", **inputs)
+    own = states_of(model, "eager", **inputs)
     assert len(calls) == before + 1
-    assert native.dtype == eager.dtype
-    assert native.shape == eager.shape
-    error = (native.float() - eager.float()).abs().max() / eager.float().abs().max()
+    assert native.dtype == own.dtype
+    assert native.shape == own.shape
+    error = relative_error(native, own)
     assert error < tolerance, f"{error:.1e} off"
     return native
 
@@ -59,12 +55,12 @@ def check(model: Any, calls: list[int], tolerance: float = 1e-5, **inputs: Any) 
 @pytest.mark.parametrize("padding", ["right", "left", "none"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants(native_calls: list[int], variant: str, padding: str) -> None:
-    check(make_model(variant), native_calls, **make_batch("EncoderModel", padding))
+    check(make_encoder(variant), native_calls, **make_batch("EncoderModel", padding))
     assert native_calls == [3]
 
 
 def test_instruction_sets(isa: str, native_calls: list[int]) -> None:
-    model = make_model("v1.1", d_model=33, d_kv=5, num_heads=3, d_ff=51)
+    model = make_encoder("v1.1", d_model=33, d_kv=5, num_heads=3, d_ff=51)
     for padding in ("right", "left", "none"):
         check(model, native_calls, **make_batch("EncoderModel", padding))
 
@@ -72,13 +68,13 @@ def test_instruction_sets(isa: str, native_calls: list[int]) -> None:
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 32, 33, 100])
 def test_lengths(isa: str, native_calls: list[int], length: int) -> None:
     ids = torch.randint(3, 99, (2, length), generator=torch.Generator().manual_seed(length))
-    check(make_model(num_layers=1), native_calls, input_ids=ids)
+    check(make_encoder(num_layers=1), native_calls, input_ids=ids)
 
 
 def test_holes_in_the_mask(isa: str, native_calls: list[int]) -> None:
     batch = make_batch("EncoderModel", "none")
     batch["attention_mask"] = (torch.arange(33).reshape(3, 11) % 4 != 1).long()
-    check(make_model("umt5"), native_calls, **batch)
+    check(make_encoder("umt5"), native_calls, **batch)
 
 
 def test_states_of_padding(native_calls: list[int]) -> None:
@@ -86,7 +82,7 @@ def test_states_of_padding(native_calls: list[int]) -> None:
     ids = torch.randint(3, 99, (2, 40), generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(2, 40, dtype=torch.long)
     mask[0, 0] = mask[1, 39] = 1
-    states = check(make_model(), native_calls, input_ids=ids, attention_mask=mask)
+    states = check(make_encoder(), native_calls, input_ids=ids, attention_mask=mask)
     assert states.std(dim=1).min() > 0  # no row of copies
 
 
@@ -94,11 +90,11 @@ def test_states_of_padding(native_calls: list[int]) -> None:
 def test_masks_of_other_types(native_calls: list[int], kind: torch.dtype) -> None:
     batch = make_batch("EncoderModel")
     batch["attention_mask"] = batch["attention_mask"].to(kind)
-    check(make_model(), native_calls, **batch)
+    check(make_encoder(), native_calls, **batch)
 
 
 def test_embeddings_instead_of_ids(isa: str, native_calls: list[int]) -> None:
-    model, batch = make_model(), make_batch("EncoderModel")
+    model, batch = make_encoder(), make_batch("EncoderModel")
     with torch.no_grad():
         embeds = model.get_input_embeddings()(batch["input_ids"])
     mask = batch["attention_mask"]
@@ -113,32 +109,35 @@ def test_a_long_source(isa: str, native_calls: list[int]) -> None:
     ids = torch.randint(3, 99, (2, 1500), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(1500) < torch.tensor([[1500], [700]])).long()
     check(
-        make_model(num_layers=1, relative_attention_max_distance=128), native_calls, input_ids=ids, attention_mask=mask
+        make_encoder(num_layers=1, relative_attention_max_distance=128),
+        native_calls,
+        input_ids=ids,
+        attention_mask=mask,
     )
 
 
 def test_heads_that_read_no_embedding_of_their_own(native_calls: list[int]) -> None:
     """The encoder of a model with a decoder, tied embeddings and all."""
-    model, batch = make_model("umt5-tied", "ForConditionalGeneration"), make_batch("EncoderModel")
+    model, batch = make_model("umt5-tied"), make_batch("EncoderModel")
     with torch.no_grad():
         native = model.generate(**batch, max_new_tokens=5, min_new_tokens=5)
         assert native_calls == [3]
-        model.engine = "eager"
-        assert torch.equal(native, model.generate(**batch, max_new_tokens=5, min_new_tokens=5))
+        with eager(model):
+            assert torch.equal(native, model.generate(**batch, max_new_tokens=5, min_new_tokens=5))
 
 
 def test_bfloat16(isa: str, native_calls: list[int]) -> None:
     """Of one rounded model: native code rounds less on the way, so its states lie nearer to those of float32."""
-    model, batch = make_model("v1.1").to(torch.bfloat16), make_batch("EncoderModel")
+    model, batch = make_encoder("v1.1").to(torch.bfloat16), make_batch("EncoderModel")
     states = check(model, native_calls, 0.05, **batch)
     assert states.dtype == torch.bfloat16
-    eager = states_of(model, "eager", **batch).float()
+    own = states_of(model, "eager", **batch).float()
     exact = states_of(model.float(), "eager", **batch)
-    assert (states.float() - exact).abs().mean() < (eager - exact).abs().mean()
+    assert (states.float() - exact).abs().mean() < (own - exact).abs().mean()
 
 
 def test_gradients_need_the_layers_themselves(native_calls: list[int]) -> None:
-    model, batch = make_model(), make_batch("EncoderModel")
+    model, batch = make_encoder(), make_batch("EncoderModel")
     states = model(**batch).last_hidden_state
     assert states.grad_fn is not None
     states.sum().backward()
@@ -147,7 +146,7 @@ def test_gradients_need_the_layers_themselves(native_calls: list[int]) -> None:
 
 
 def test_frozen_models_need_no_gradients_but_those_of_their_input(native_calls: list[int]) -> None:
-    model, batch = make_model().requires_grad_(False), make_batch("EncoderModel")
+    model, batch = make_encoder().requires_grad_(False), make_batch("EncoderModel")
     assert model(**batch).last_hidden_state.grad_fn is None
     assert native_calls == [3]
     embeds = torch.randn(1, 4, SIZES["d_model"], requires_grad=True)
@@ -158,7 +157,7 @@ def test_frozen_models_need_no_gradients_but_those_of_their_input(native_calls: 
 
 @pytest.mark.parametrize("wanted", ["output_attentions", "output_hidden_states"])
 def test_what_only_the_layers_can_give(native_calls: list[int], wanted: str) -> None:
-    model = make_model()
+    model = make_encoder()
     with torch.no_grad():
         output = model(**make_batch("EncoderModel"), **{wanted: True})
     assert len(output[wanted.removeprefix("output_")]) >= SIZES["num_layers"]
@@ -180,7 +179,7 @@ def test_what_only_the_layers_can_give(native_calls: list[int], wanted: str) -> 
     ],
 )
 def test_refusals_are_those_of_the_model(inputs: dict[str, Any], error: type[Exception], message: str) -> None:
-    model, said = make_model(), []
+    model, said = make_encoder(), []
     for engine in ("auto", "eager"):
         with pytest.raises(error, match=message) as raised:
             states_of(model, engine, **inputs)

@@ -10,34 +10,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import quintet
 from quintet.engine import NativeSession
 from quintet.model.engines import EagerEngine, NativeEngine, Wanted, choose_engine
 from quintet.model.inputs import Inputs
 from quintet.model.plans import native_plan
 from quintet.model.session import EagerSession
-from tests.model.reference import SIZES, VARIANTS, build, randomize
+from tests.engine.models import make_model, random_ids, relative_error
+from tests.model.reference import SIZES, VARIANTS
 
-HEAD = "ForConditionalGeneration"
 VOCABULARY = SIZES["vocab_size"]
-
-
-def make_model(variant: str = "t5", **changes: Any) -> Any:
-    model = build(quintet, HEAD, variant, **changes)
-    model.engine = "auto"
-    randomize(model)
-    return model.eval()
-
-
-def tokens(rows: int, n: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(3, VOCABULARY, (rows, n), generator=torch.Generator().manual_seed(seed))
 
 
 def sources(lengths: list[int], padding: str = "right") -> Inputs:
     """Rows of the given lengths."""
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     mask = mask.flip(1) if padding == "left" else mask
-    return Inputs(input_ids=tokens(len(lengths), max(lengths), 7) * mask, attention_mask=mask.long())
+    return Inputs(input_ids=random_ids(len(lengths), max(lengths), 7) * mask, attention_mask=mask.long())
 
 
 class Both:
@@ -54,13 +42,13 @@ class Both:
 
     @torch.no_grad()
     def step(self, n: int, method: str = "step") -> None:
-        new = tokens(self.rows, n, seed=self.length)
+        new = random_ids(self.rows, n, seed=self.length)
         self.length += n
         ours, theirs = (getattr(session, method)(new) for session in self.sessions)
         for one, other in zip(*((ours, theirs) if isinstance(theirs, tuple) else ([ours], [theirs])), strict=True):
             assert one.shape == other.shape
             assert one.dtype == other.dtype
-            error = (one - other).abs().max() / other.abs().max()
+            error = relative_error(one, other)
             assert error < 1e-4, f"{method} is {error:.1e} off at length {self.length}"
 
     def select(self, rows: list[int]) -> None:
@@ -205,7 +193,7 @@ def native_session(model: Any) -> NativeSession:
 )
 def test_what_a_session_refuses_leaves_it_as_it_was(call: Any, message: str) -> None:
     session, untouched = native_session(small_model()), native_session(small_model())
-    first, second = tokens(2, 1), tokens(2, 1, 1)
+    first, second = random_ids(2, 1), random_ids(2, 1, 1)
     for either in (session, untouched):
         either.step(first)
     with pytest.raises(RuntimeError, match=message):
@@ -215,7 +203,7 @@ def test_what_a_session_refuses_leaves_it_as_it_was(call: Any, message: str) -> 
 
 def test_tokens_must_have_the_rows_of_the_session() -> None:
     with pytest.raises(ValueError, match="the tokens have 3 rows, the session 2"):
-        native_session(small_model()).step(tokens(3, 1))
+        native_session(small_model()).step(random_ids(3, 1))
 
 
 def test_sources_must_not_be_empty() -> None:

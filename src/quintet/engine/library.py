@@ -71,7 +71,7 @@ class Model(ctypes.Structure):
 
 
 class Library:
-    """The functions of the compiled library; they raise RuntimeError, or IndexError, with the library's own message.
+    """The functions of the compiled library; they raise RuntimeError with the library's own message.
 
     Calls let other Python threads run. Each is computed by as many threads as torch uses, but no more than the process
     may use at once.
@@ -82,7 +82,6 @@ class Library:
         pointer = c_void_p
         for name, result, arguments in (
             ("error", c_char_p, []),
-            ("error_is_range", ctypes.c_int, []),
             ("instruction_set", c_char_p, []),
             ("set_instruction_set", ctypes.c_int, [c_char_p]),
             ("set_threads", ctypes.c_int, [c_int64]),
@@ -154,9 +153,8 @@ class Library:
         if status != 0:
             raise self._error()
 
-    def _error(self) -> Exception:
-        kind = IndexError if self._library.quintet_error_is_range() else RuntimeError
-        return kind(self._library.quintet_error().decode())
+    def _error(self) -> RuntimeError:
+        return RuntimeError(self._library.quintet_error().decode())
 
 
 def torch_openmp() -> ctypes.CDLL | None:

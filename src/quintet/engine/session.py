@@ -25,8 +25,7 @@ def encode(
     """The encoder's states (tokens, d_model) in float32 of sources laid behind each other.
 
     Give `ids` (tokens,) or `embeds` (tokens, d_model); `lengths` of the sources are from 1 on. No token looks at those
-    that `visible` (tokens,) leaves out. Raises IndexError for ids outside the vocabulary, and RuntimeError without
-    memory.
+    that `visible` (tokens,) leaves out. Raises RuntimeError for ids outside the vocabulary, and if memory runs out.
     """
     states = torch.empty(sum(lengths), plan.config.d_model)
     starts = _starts(lengths)

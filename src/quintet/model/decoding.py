@@ -160,6 +160,7 @@ class Generation:
             return start.clone()
         if given.shape[0] != inputs.rows:
             raise ValueError(f"decoder_input_ids have {given.shape[0]} rows, the sources {inputs.rows}")
+        checks.check_token_ids(given, self.model.config.vocab_size, "decoder_input_ids")
         if not (given[:, :1] != start).all():
             return given
         if inputs.decoder_attention_mask is not None:

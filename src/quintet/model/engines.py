@@ -137,11 +137,12 @@ def choose_engine(
     """The native engine if it can do what the call asks for, else the model itself."""
     wanted = wanted or Wanted()
     try:
+        engine = NativeEngine(model, *native_plan(model))
         _check_call(inputs, wanted)
-        return NativeEngine(model, *native_plan(model))
     except Unsupported as reason:
         logger.debug("the model's own layers compute, because of %s", reason)
         return EagerEngine(model, wanted)
+    return engine
 
 
 def encode_natively(
@@ -159,8 +160,8 @@ def encode_natively(
     inputs = Inputs(input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
     try:
         _check_gradients(model, inputs_embeds)
-        _check_call(inputs, Wanted())
         engine = NativeEngine(model, *native_plan(model))
+        _check_call(inputs, Wanted())
     except Unsupported as reason:
         logger.debug("the model's own layers compute, because of %s", reason)
         return None

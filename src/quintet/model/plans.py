@@ -44,10 +44,10 @@ def native_plan(model: T5PreTrainedModel) -> tuple[Library, Plan]:
     """
     if check_engine(model.engine) == "eager":
         raise Unsupported("engine='eager'")
+    _check_surroundings(model)
     library = load_library()
     if library is None:
         raise Unsupported("an installation without the native engine")
-    _check_surroundings(model)
     tensors: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         _check_plain(name, module)
@@ -69,6 +69,8 @@ def _check_surroundings(model: T5PreTrainedModel) -> None:
         raise Unsupported("autocast")
     if is_traced():
         raise Unsupported("tracing")
+    if nn.modules.module._has_any_global_hook():
+        raise Unsupported("hooks of all modules")
 
 
 def _check_plain(name: str, module: nn.Module) -> None:

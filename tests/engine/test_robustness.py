@@ -1,0 +1,266 @@
+"""The native engine among threads, processes and limits: always the tokens that one thread gives, or a clear error."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from quintet.engine import NativeSession
+from quintet.model.engines import NativeEngine, choose_engine
+from quintet.model.inputs import Inputs
+from tests.engine.models import make_model, random_ids
+from tests.engine.native import INSTRUCTION_SETS
+
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def models() -> list[Any]:
+    """One in float32, and one that is rounded."""
+    return [make_model(), make_model("umt5", num_layers=1).to(torch.bfloat16)]
+
+
+def tokens(model: Any, seed: int = 0) -> list[list[int]]:
+    return model.generate(random_ids(3, 9, seed), max_new_tokens=12).tolist()
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+def request(number: int) -> Any:
+    """One of many requests, no two alike; what it answers depends on its number alone."""
+    model = models()[number % 2]
+    ids = random_ids(1 + number % 5, 3 + number % 37, seed=number)
+    mask = (torch.arange(ids.shape[1]) < torch.arange(1, ids.shape[0] + 1)[:, None] * 3).long()
+    options: dict[str, Any] = {"max_new_tokens": 3 + number % 7}
+    kind = number // 2 % 5
+    if kind == 1:
+        options |= {"num_beams": 4, "num_return_sequences": 2}
+    elif kind == 2:
+        options |= {"do_sample": True, "generator": torch.Generator().manual_seed(number)}
+    elif kind == 3:
+        options |= {"prompt_lookup_num_tokens": 2}
+    elif kind == 4:
+        with torch.no_grad():
+            return model.score(ids.tolist(), [[row] for row in ids.tolist()]).token_log_probs.tolist()
+    return model.generate(ids, attention_mask=mask, **options).tolist()
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.sweep)])
+def test_requests_from_eight_threads(count: int) -> None:
+    expected = [request(number) for number in range(count)]
+    assert len({str(answer) for answer in expected}) > 0.9 * count
+
+    def among_others(number: int) -> Any:
+        torch.set_num_threads(1 + number % 2)  # while others compute
+        return request(number)
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(among_others, range(count))) == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_number(two_threads: None) -> None:
+    model, ids = models()[0], random_ids(20, 30)
+    options = {"max_new_tokens": 8, "return_dict_in_generate": True, "output_logits": True}
+    together = model.generate(ids, **options)
+    torch.set_num_threads(1)
+    alone = model.generate(ids, **options)
+    assert torch.equal(torch.stack(together.logits), torch.stack(alone.logits))
+
+
+def test_two_sessions_take_turns() -> None:
+    """Of two models, each step in between the other's."""
+
+    def session(model: Any) -> NativeSession:
+        inputs = Inputs(input_ids=random_ids(3, 9))
+        engine = choose_engine(model, inputs)
+        assert isinstance(engine, NativeEngine)
+        return engine.session(inputs, engine.encode(inputs), 20)
+
+    steps = [random_ids(3, 1, seed) for seed in range(5)]
+    alone = []
+    for model in models():
+        one = session(model)
+        alone.append([one.step(step) for step in steps])
+    pair = [session(model) for model in models()]
+    for number, step in enumerate(steps):
+        for either, expected in zip(pair, alone, strict=True):
+            assert torch.equal(either.step(step), expected[number])
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def child_agrees(model: Any, expected: list[list[int]]) -> bool:
+    """Whether a child of fork gives these tokens, twice."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a child that hangs is a failure, not a test that never ends
+        same = False
+        try:
+            same = tokens(model) == expected and tokens(model) == expected
+        finally:
+            os._exit(0 if same else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@FORKS
+def test_fork_after_use(two_threads: None) -> None:
+    """A child has none of its parent's threads."""
+    expected = tokens(models()[0])
+    assert child_agrees(models()[0], expected)
+    assert tokens(models()[0]) == expected
+
+
+@FORKS
+def test_fork_while_others_compute(two_threads: None) -> None:
+    model = models()[0]
+    expected = tokens(model)
+    with ThreadPoolExecutor(1) as pool:
+        work = [pool.submit(tokens, model) for _ in range(20)]
+        assert all(child_agrees(model, expected) for _ in range(3))
+        assert all(answer.result() == expected for answer in work)
+
+
+@FORKS
+def test_workers_of_multiprocessing(two_threads: None) -> None:
+    expected = [tokens(models()[0], seed) for seed in range(4)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(_tokens_of_first, range(4)).get(timeout=60) == expected
+
+
+def _tokens_of_first(seed: int) -> list[list[int]]:
+    return tokens(models()[0], seed)
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_an_instruction_set_by_the_environment() -> None:
+    code = "from quintet.engine import load_library; print(load_library().instruction_set)"
+    assert run_python(code, QUINTET_ISA="portable").stdout == "portable\n"
+    refused = run_python(code, QUINTET_ISA="nonsense")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert refused.stderr.splitlines()[-1] == (
+        'RuntimeError: the instruction set "nonsense" (QUINTET_ISA) is not there; this processor has '
+        + ", ".join(INSTRUCTION_SETS)
+    )
+
+
+LIMITED = """
+import ctypes, resource, torch
+from quintet.engine.library import Matrix, load_library
+library = load_library()
+weights, numbers, result = torch.ones(4, 64), torch.ones(1, 64), torch.zeros(1, 4)
+matrix = Matrix(weights.data_ptr(), None, 4, 64, 0, 0)
+multiply = lambda tokens: library.multiply(matrix, numbers.data_ptr(), tokens, 1, result.data_ptr())
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, used + 2**25))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_threads_that_cannot_start() -> None:
+    """In 32 MB there is no room for the stacks of 64 threads; one needs none."""
+    code = """
+library._set_threads = lambda: library._check(library._library.quintet_set_threads(64))
+try:
+    multiply(1)
+except RuntimeError as error:
+    print(error)
+del library._set_threads
+multiply(1)
+print(result.tolist())
+"""
+    done = run_python(LIMITED + code, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    message, answer = done.stdout.splitlines()
+    assert message.startswith("cannot start 64 threads (")
+    assert message.endswith("): torch.set_num_threads(1) does without")
+    assert answer == "[[64.0, 64.0, 64.0, 64.0]]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_runs_out() -> None:
+    code = """
+try:
+    multiply(10**7)
+except RuntimeError as error:
+    print(error)
+multiply(1)
+print(result.tolist())
+"""
+    done = run_python(LIMITED + code, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "out of memory: use fewer or shorter sources at a time",
+        "[[64.0, 64.0, 64.0, 64.0]]",
+    ]
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def test_memory_stays_flat() -> None:
+    model = make_model(d_model=256, d_ff=1024, num_layers=1, vocab_size=4000)
+
+    def answer(count: int, call: Callable[[int], Any]) -> int:
+        for number in range(count):
+            call(number)
+        return resident()
+
+    def generate(number: int) -> None:
+        ids = random_ids(1 + number % 4, 5 + number % 50, number)
+        model.generate(ids, max_new_tokens=4, num_beams=1 + number % 2)
+
+    begun = answer(50, generate)
+    assert answer(150, generate) - begun < 4 * MEGABYTE
+
+
+def test_a_session_gives_its_memory_back() -> None:
+    """Keys and values of 64 targets are some 50 MB; sessions one after another never hold two of them."""
+    model = make_model(d_kv=64, num_heads=8, num_layers=1)
+    inputs = Inputs(input_ids=random_ids(64, 20))
+    engine = choose_engine(model, inputs)
+    encoded = engine.encode(inputs)
+
+    def use() -> int:
+        session = engine.session(inputs, encoded, 200)
+        session.step(random_ids(64, 130))
+        return resident()
+
+    first = use()
+    assert resident() < first - 20 * MEGABYTE
+    assert max(use() for _ in range(5)) < first + 10 * MEGABYTE
