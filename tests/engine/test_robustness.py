@@ -191,6 +191,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, used + 2**25))
 def test_threads_that_cannot_start() -> None:
     """In 32 MB there is no room for the stacks of 64 threads; one needs none."""
     code = """
+library._library.quintet_use_openmp(None, None, None)
 library._set_threads = lambda: library._check(library._library.quintet_set_threads(64))
 try:
     multiply(1)

@@ -183,7 +183,7 @@ def native_session(model: Any) -> NativeSession:
     ("call", "message"),
     [
         (lambda session: session.step(torch.tensor([[4], [VOCABULARY]])), f"token id {VOCABULARY} is outside"),
-        (lambda session: session.step(torch.tensor([[-1], [4]])), "token id -1 is outside the vocabulary of 99"),
+        (lambda session: session.step(torch.tensor([[-1], [4]])), "decoder_input_ids must be from 0 to 98, got -1"),
         (lambda session: session.step(torch.empty(2, 0, dtype=torch.long)), "at least one token"),
         (lambda session: session.select(torch.tensor([0, 2])), "row 2 of 2"),
         (lambda session: session.select(torch.tensor([-1])), "row -1 of 2"),
