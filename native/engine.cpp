@@ -195,18 +195,13 @@ struct quintet_session {
     void step(const int64_t *tokens, int64_t n, bool all, float *scores, float *states) {
         if (n < 1) throw std::invalid_argument("a step takes at least one token for each row");
         check_tokens("decoder_input_ids", tokens, rows() * n, model.decoder.embedding);
-        extend(n);
-        std::vector<Chunk> views;
-        for (const Stored &chunk : chunks_)
-            views.push_back({chunk.start, chunk.count, chunk.rows, chunk.data.bytes(),
-                             const_cast<int32_t *>(chunk.place.data()), rows()});
-        Targets targets{views.data(), static_cast<int64_t>(views.size()), model.heads, width(), number_size()};
-        int64_t few = model.narrow ? network().few_small : network().few;
-        int64_t lanes = rows() * n <= few ? 1 : LANES;
-        int64_t panels = (rows() * n + lanes - 1) / lanes;
-        Space space = room.make(model, model.decoder, panels, lanes, std::max(length + n, layout.longest));
-        run(network().step, Step{model, space, sources(), targets, source_of_row.data(), tokens, rows(), n, length, all,
-                                 lanes == 1, scores, states});
+        try {
+            extend(n);
+            compute(tokens, n, all, scores, states);
+        } catch (...) {
+            crop(length);  // without room or threads, the session is as it was
+            throw;
+        }
         length += n;
     }
 
@@ -251,6 +246,21 @@ private:
     std::vector<Stored> chunks_;
 
     int64_t width() const { return (model.d_kv + LANES - 1) / LANES * LANES; }
+
+    // The scores, and states, of n tokens of each row, which there is room for.
+    void compute(const int64_t *tokens, int64_t n, bool all, float *scores, float *states) {
+        std::vector<Chunk> views;
+        for (const Stored &chunk : chunks_)
+            views.push_back({chunk.start, chunk.count, chunk.rows, chunk.data.bytes(),
+                             const_cast<int32_t *>(chunk.place.data()), rows()});
+        Targets targets{views.data(), static_cast<int64_t>(views.size()), model.heads, width(), number_size()};
+        int64_t few = model.narrow ? network().few_small : network().few;
+        int64_t lanes = rows() * n <= few ? 1 : LANES;
+        int64_t panels = (rows() * n + lanes - 1) / lanes;
+        Space space = room.make(model, model.decoder, panels, lanes, std::max(length + n, layout.longest));
+        run(network().step, Step{model, space, sources(), targets, source_of_row.data(), tokens, rows(), n, length, all,
+                                 lanes == 1, scores, states});
+    }
 
     // Room for n more tokens of each row, which are in the rows' own places.
     void extend(int64_t n) {

@@ -176,55 +176,44 @@ def test_an_instruction_set_by_the_environment() -> None:
 
 
 LIMITED = """
-import ctypes, resource, torch
-from quintet.engine.library import Matrix, load_library
-library = load_library()
-weights, numbers, result = torch.ones(4, 64), torch.ones(1, 64), torch.zeros(1, 4)
-matrix = Matrix(weights.data_ptr(), None, 4, 64, 0, 0)
-multiply = lambda tokens: library.multiply(matrix, numbers.data_ptr(), tokens, 1, result.data_ptr())
+import resource, torch, quintet
+from quintet.engine import load_library
+from quintet.model.engines import choose_engine
+from quintet.model.inputs import Inputs
+
+set_threads = load_library()._library.quintet_set_threads
+load_library()._library.quintet_use_openmp(None, None, None)
+config = quintet.T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
+model = quintet.T5ForConditionalGeneration(config).eval()
+inputs = Inputs(input_ids=torch.tensor([[5, 6, 7], [8, 9, 10]]))
+engine = choose_engine(model, inputs)
+encoded = engine.encode(inputs)
+session, untouched = (engine.session(inputs, encoded, 99) for _ in range(2))
+token, million = torch.tensor([[3], [4]]), torch.full((2, 1_000_000), 5)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, used + 2**25))
+for threads, tokens in ((64, token), (1, million)):
+    print(torch.equal(session.step(token), untouched.step(token)))
+    set_threads(threads)
+    try:
+        session.step(tokens)
+    except RuntimeError as error:
+        print(error)
+    set_threads(1)
+print(torch.equal(session.step(token), untouched.step(token)))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_threads_that_cannot_start() -> None:
-    """In 32 MB there is no room for the stacks of 64 threads; one needs none."""
-    code = """
-library._library.quintet_use_openmp(None, None, None)
-library._set_threads = lambda: library._check(library._library.quintet_set_threads(64))
-try:
-    multiply(1)
-except RuntimeError as error:
-    print(error)
-del library._set_threads
-multiply(1)
-print(result.tolist())
-"""
-    done = run_python(LIMITED + code, OMP_NUM_THREADS="1")
+def test_threads_that_cannot_start_and_memory_that_runs_out() -> None:
+    """In 32 MB there is no room for 64 threads, nor for a million tokens. A session goes on as if not asked."""
+    done = run_python(LIMITED, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    message, answer = done.stdout.splitlines()
-    assert message.startswith("cannot start 64 threads (")
-    assert message.endswith("): torch.set_num_threads(1) does without")
-    assert answer == "[[64.0, 64.0, 64.0, 64.0]]"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_that_runs_out() -> None:
-    code = """
-try:
-    multiply(10**7)
-except RuntimeError as error:
-    print(error)
-multiply(1)
-print(result.tolist())
-"""
-    done = run_python(LIMITED + code, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "out of memory: use fewer or shorter sources at a time",
-        "[[64.0, 64.0, 64.0, 64.0]]",
-    ]
+    said = done.stdout.splitlines()
+    assert [said[place] for place in (0, 2, 4)] == ["True"] * 3
+    assert said[1].startswith("cannot start 64 threads (")
+    assert said[1].endswith("): torch.set_num_threads(1) does without")
+    assert said[3] == "out of memory: use fewer or shorter sources at a time"
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
