@@ -69,6 +69,9 @@ class Observer(Protocol):
     def evaluated(self, run: Run, found: Evaluation) -> None:
         """The model was measured."""
 
+    def close(self) -> None:
+        """Nothing comes any more, whether the run is done or has failed."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -98,7 +101,7 @@ class NotFiniteError(RuntimeError):
     """The loss or its gradient is no number any more. The weights are as they were before the step."""
 
 
-def train(run: Run, observer: Observer, save: Callable[[Run], None]) -> None:
+def train(run: Run, observers: Sequence[Observer], save: Callable[[Run], None]) -> None:
     """Make the steps that are left, with evaluations and checkpoints where they are due.
 
     Raises NotFiniteError for a loss or gradient that is not finite; the batch lies in failed-batch.json.
@@ -107,13 +110,16 @@ def train(run: Run, observer: Observer, save: Callable[[Run], None]) -> None:
     run.model.train()
     while run.progress.step < config.optimizer.max_steps and not out_of_patience(run):
         drawn = [next(run.batches) for _ in range(config.batch.gradient_accumulation_steps)]
-        observer.stepped(run, make_step(run, drawn))
+        made = make_step(run, drawn)
+        for observer in observers:
+            observer.stepped(run, made)
         step = run.progress.step
         is_best = False
         if run.evaluator is not None and is_due(step, config.evaluation.eval_steps, config.optimizer.max_steps):
             found = run.evaluator(run.model)
             is_best = note(run, found)
-            observer.evaluated(run, found)
+            for observer in observers:
+                observer.evaluated(run, found)
         if is_best or is_due(step, config.run.save_steps, config.optimizer.max_steps):
             save(run)
 
