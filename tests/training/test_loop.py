@@ -190,6 +190,7 @@ def weights_of_steps(folder: Path) -> list[int]:
         ({"packing": True, "per_device_train_tokens": 100}, "per_device_train_tokens is not for packing"),
         ({"dtype": "bfloat16", "bf16": True}, "bf16 is for weights in float32"),
         ({"lora_rank": 4, "freeze": ["encoder"]}, "freeze and lora_rank exclude"),
+        ({"lora_rank": 4, "fsdp": True}, "lora_rank and fsdp exclude"),
         ({"early_stopping_patience": 1}, "early_stopping_patience needs eval_steps"),
         ({"tasks": []}, "tasks is missing"),
         ({"tasks": [{"name": "a"}]}, "task a needs a train_file or a dataset_name"),
