@@ -93,7 +93,15 @@ def test_packed_rows_train_too(tmp_path: Path) -> None:
     assert loss == pytest.approx(one_by_one.cross_entropy.item() / one_by_one.target_tokens, rel=1e-5)
 
 
-@pytest.mark.parametrize("values", [{"gradient_checkpointing": True}, {"bf16": True}, {"per_device_train_tokens": 512}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gradient_checkpointing": True},
+        {"bf16": True},
+        {"per_device_train_tokens": 512},
+        pytest.param({"torch_compile": True}, marks=pytest.mark.sweep),
+    ],
+)
 def test_options_of_speed_and_memory_keep_the_result(tmp_path: Path, values: dict[str, Any]) -> None:
     plain, other = new_run(tmp_path, **STILL), new_run(tmp_path, **STILL, **values)
     rows = next(plain.batches)
