@@ -182,7 +182,10 @@ def native_session(model: Any) -> NativeSession:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda session: session.step(torch.tensor([[4], [VOCABULARY]])), "decoder_input_ids must be from 0 to 98, got 99"),
+        (
+            lambda session: session.step(torch.tensor([[4], [VOCABULARY]])),
+            "decoder_input_ids must be from 0 to 98, got 99",
+        ),
         (lambda session: session.step(torch.tensor([[-1], [4]])), "decoder_input_ids must be from 0 to 98, got -1"),
         (lambda session: session.step(torch.empty(2, 0, dtype=torch.long)), "at least one token"),
         (lambda session: session.select(torch.tensor([0, 2])), "row 2 of 2"),

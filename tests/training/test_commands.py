@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,17 @@ def test_trimming_keeps_what_a_run_needs(shared: Path, tmp_path: Path) -> None:
     sizes = ["--per-device-train-batch-size", "2", "--max-steps", "1", "--device", "cpu"]
     again = write(tmp_path, config_name=None, model_name_or_path=str(tmp_path / "small"))
     output("train", again, *sizes)
+
+
+def test_the_settings_that_the_readme_shows(shared: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    record = json.dumps({"abstract": "We train a model. It works.", "summary": "A model is trained."}) + "\n"
+    for name in ("train.jsonl", "dev.jsonl"):
+        (tmp_path / name).write_text(record * 2)
+        shown = shown.replace(name, str(tmp_path / name))
+    shown = shown.replace("google/flan-t5-small", str(shared / "models" / "flan-t5-small-title"))
+    (tmp_path / "config.yaml").write_text(shown)
+    few = ("--max-steps", "1", "--per-device-train-batch-size", "1", "--device", "cpu")
+    output("train", tmp_path / "config.yaml", *few, "--output-dir", tmp_path / "run")
+    assert "eval_rougeL" in read_log(tmp_path / "run")[-1]

@@ -93,7 +93,15 @@ def test_packed_rows_train_too(tmp_path: Path) -> None:
     assert loss == pytest.approx(one_by_one.cross_entropy.item() / one_by_one.target_tokens, rel=1e-5)
 
 
-@pytest.mark.parametrize("values", [{"gradient_checkpointing": True}, {"bf16": True}, {"per_device_train_tokens": 512}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gradient_checkpointing": True},
+        {"bf16": True},
+        {"per_device_train_tokens": 512},
+        pytest.param({"torch_compile": True}, marks=pytest.mark.sweep),
+    ],
+)
 def test_options_of_speed_and_memory_keep_the_result(tmp_path: Path, values: dict[str, Any]) -> None:
     plain, other = new_run(tmp_path, **STILL), new_run(tmp_path, **STILL, **values)
     rows = next(plain.batches)
@@ -190,6 +198,7 @@ def weights_of_steps(folder: Path) -> list[int]:
         ({"packing": True, "per_device_train_tokens": 100}, "per_device_train_tokens is not for packing"),
         ({"dtype": "bfloat16", "bf16": True}, "bf16 is for weights in float32"),
         ({"lora_rank": 4, "freeze": ["encoder"]}, "freeze and lora_rank exclude"),
+        ({"lora_rank": 4, "fsdp": True}, "lora_rank and fsdp exclude"),
         ({"early_stopping_patience": 1}, "early_stopping_patience needs eval_steps"),
         ({"tasks": []}, "tasks is missing"),
         ({"tasks": [{"name": "a"}]}, "task a needs a train_file or a dataset_name"),

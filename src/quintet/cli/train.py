@@ -58,7 +58,8 @@ def _run(cls: type, path: Path | None, flags: dict[str, Any], resume: bool, debu
 
         values = merged(cls, {} if path is None else read_yaml(path), flags)
         config: Any = build(cls, values)
+        from quintet.training.display import Display
         from quintet.training.running import run_training
 
-        run_training(config, resume)
+        run_training(config, resume, Display)
         typer.echo(config.run.output_dir)

@@ -12,6 +12,7 @@ from quintet.auto import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from quintet.config import T5Config
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.tokenizers.base import TokenizerBase
+from quintet.training.adapters import add_adapters
 from quintet.training.config import LEARNING_RATES, AnyConfig, BatchConfig, ModelConfig, OptimizerConfig, check
 from quintet.training.data.batching import BucketedBatches, PackedBatches
 from quintet.training.data.buckets import Limits
@@ -20,7 +21,7 @@ from quintet.training.data.stream import Stream
 from quintet.training.evaluation import Evaluator
 from quintet.training.loop import LossOfBatch, Run
 from quintet.training.optimizers import Adafactor, ScaledAdamW, freeze, parameter_groups
-from quintet.training.parallel import World
+from quintet.training.parallel import World, spread
 from quintet.training.schedules import schedule
 from quintet.training.sets import cache_folder, held_out_sets, training_stream
 
@@ -40,15 +41,18 @@ def build_run(config: AnyConfig, world: World) -> Run:
     cache = cache_folder(config.run)
     stream = training_stream(config, tokenizer, cache)
     evaluator = _evaluator(config, tokenizer, cache, world)
-    model = _prepared(load_model(config.model, tokenizer), config, world)
+    model = load_model(config.model, tokenizer)
+    adapters = add_adapters(model, config.model) if config.model.lora_rank is not None else None
+    _prepare(model, config, world)
     batches, collate = _batches(config, stream, model.config, world)
+    network = _network(model, config, world)
     optimizer, peak = build_optimizer(config.optimizer, model)
     factor = schedule(config.optimizer.lr_scheduler_type, config.optimizer.warmup_steps, config.optimizer.max_steps)
     return Run(
         config=config,
         world=world,
         model=model,
-        network=_network(model, config, world),
+        network=network,
         tokenizer=tokenizer,
         batches=batches,
         collate=collate,
@@ -57,6 +61,7 @@ def build_run(config: AnyConfig, world: World) -> Run:
         precision=_precision(config, world),
         examples_per_epoch=sum(len(one) for one in stream.sets),
         evaluator=evaluator,
+        adapters=adapters,
     )
 
 
@@ -103,20 +108,18 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> tuple[torch.op
     return torch.optim.AdamW(groups, lr=peak, fused=True, **options), peak
 
 
-def _prepared(model: T5ForConditionalGeneration, config: AnyConfig, world: World) -> T5ForConditionalGeneration:
+def _prepare(model: T5ForConditionalGeneration, config: AnyConfig, world: World) -> None:
     freeze(model, config.model.freeze)
     if config.model.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    return model.to(world.device)
+    model.to(world.device)
 
 
 def _network(model: T5ForConditionalGeneration, config: AnyConfig, world: World) -> nn.Module:
     network: nn.Module = LossOfBatch(model, config.optimizer.label_smoothing_factor, config.optimizer.z_loss)
     if config.model.torch_compile:
         network.compile(dynamic=True)
-    if world.size > 1:
-        network = nn.parallel.DistributedDataParallel(network)
-    return network
+    return spread(network, model.stacks, world, config.run.fsdp)
 
 
 def _batches(config: AnyConfig, stream: Stream, model: T5Config, world: World) -> tuple[Any, Any]:

@@ -1,8 +1,9 @@
 """Checkpoints of a run: a standard model folder, and beside the model what is needed to go on exactly.
 
 `optimizer/` has the optimiser's state under the parameters' names, `training_state.json` the rest: the step, where the
-data is, the settings. A checkpoint's folder appears under its name when all of it is on the disk. Random states are not
-stored: a step's random numbers follow from the seed and the step.
+data is, the settings. A model with adapters is saved as one without, and its adapters beside it in `adapters/`, as peft
+has them. A checkpoint's folder appears under its name when all of it is on the disk. Random states are not stored: a
+step's random numbers follow from the seed and the step.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import torch
 from quintet.checkpoint import open_checkpoint, save_tensors
 from quintet.files import new_folder, read_json, staged
 from quintet.hub import Source
+from quintet.training.adapters import load_adapters, merged_weights
 from quintet.training.config import AnyConfig
 from quintet.training.loop import Progress, Run
+from quintet.training.parallel import fill, whole
 from quintet.training.settings import flatten
 
 PREFIX = "checkpoint-"
 STATE = "training_state.json"
 OPTIMIZER = "optimizer"
+ADAPTERS = "adapters"
 DECISIVE = (
     *("optim", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2"),
     *("adam_epsilon", "scale_parameter", "max_grad_norm", "label_smoothing_factor", "z_loss", "seed", "bf16"),
@@ -54,11 +58,16 @@ def save(run: Run) -> None:
         "settings": flatten(run.config),
         "processes": run.world.size,
     }
+    weights = run.model.state_dict() if run.adapters is None else merged_weights(run.model)
+    weights = {name: whole(tensor) for name, tensor in weights.items()}
+    moments = {name: whole(tensor) for name, tensor in _optimizer_state(run).items()}
     if run.world.is_main and not target.exists():
         with new_folder(target) as staging:
-            run.model.save_pretrained(staging)
+            run.model.save_pretrained(staging, state_dict=weights)
             run.tokenizer.save_pretrained(staging)
-            save_tensors(_optimizer_tensors(run), staging / OPTIMIZER)
+            save_tensors(moments, staging / OPTIMIZER)
+            if run.adapters is not None:
+                run.adapters.save_pretrained(staging / ADAPTERS)
             (staging / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         _remove_old(folder, run)
     run.world.wait()
@@ -71,7 +80,10 @@ def load(run: Run, folder: Path) -> None:
     """
     state = read_json(folder / STATE)
     _check_settings(state["settings"], run.config, folder)
-    _load_weights(run.model, folder)
+    if run.adapters is None:
+        _load_weights(run.model, folder)
+    else:
+        _load_adapters(run, folder)
     run.batches.load_state_dict(state["data"])
     _load_optimizer(run, folder)
     run.progress = Progress(**state["progress"])
@@ -118,29 +130,40 @@ def _load_weights(model: torch.nn.Module, folder: Path) -> None:
         if shape != tuple(parameter.shape):
             found = "is not in it" if shape is None else f"has the shape {shape} in it, not {tuple(parameter.shape)}"
             raise ValueError(f"{folder} is a checkpoint of another model: {name} {found}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(saved.tensor(name))
+    for name, parameter in own.items():
+        fill(parameter, saved.tensor(name))
 
 
-def _optimizer_tensors(run: Run) -> dict[str, torch.Tensor]:
+def _load_adapters(run: Run, folder: Path) -> None:
+    load_adapters(run.adapters, folder / ADAPTERS)
+    saved = open_checkpoint(Source(folder))
+    for name, tensor in merged_weights(run.model).items():
+        if name in saved and not torch.equal(tensor.cpu(), saved.tensor(name)):
+            raise ValueError(f"{folder} has adapters for another model than {run.config.model.model_name_or_path}")
+
+
+def _optimizer_state(run: Run) -> dict[str, torch.Tensor]:
     """The optimiser's state by the names of parameters and of its parts: "shared.weight/exp_avg"."""
     names = {id(parameter): name for name, parameter in run.model.named_parameters()}
     return {
-        f"{names[id(parameter)]}/{part}": torch.as_tensor(value)
+        f"{names[id(parameter)]}/{part}": value
         for parameter, state in run.optimizer.state.items()
         for part, value in state.items()
     }
 
 
 def _load_optimizer(run: Run, folder: Path) -> None:
-    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
-    parts: dict[str, dict[str, torch.Tensor]] = {}
     saved = open_checkpoint(Source(folder / OPTIMIZER))
-    for key in saved:
-        name, part = key.rsplit("/", 1)
-        parts.setdefault(name, {})[part] = saved.tensor(key)
-    state = run.optimizer.state_dict()
-    parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
-    numbered = {number: parts[names[id(parameter)]] for number, parameter in enumerate(parameters)}
-    run.optimizer.load_state_dict({**state, "state": numbered})
+    _make_states(run.optimizer)
+    for name, tensor in _optimizer_state(run).items():
+        fill(tensor, saved.tensor(name))
+
+
+def _make_states(optimizer: torch.optim.Optimizer) -> None:
+    """A step that moves nothing: the optimiser then has its states, of the right shapes and in the right shards."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()

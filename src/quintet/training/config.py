@@ -201,6 +201,8 @@ def check(config: AnyConfig) -> None:
         raise ValueError("packing needs max_target_length")
     if model.dtype == "bfloat16" and run.bf16:
         raise ValueError("bf16 is for weights in float32; with dtype bfloat16 products are in bfloat16 anyway")
+    if model.lora_rank is not None and run.fsdp:
+        raise ValueError("lora_rank and fsdp exclude each other: adapters are small enough to lie in every process")
     if model.lora_rank is not None and model.freeze:
         raise ValueError("freeze and lora_rank exclude each other: adapters freeze all other weights")
     if config.evaluation.early_stopping_patience is not None and config.evaluation.eval_steps is None:

@@ -35,12 +35,16 @@ class Log:
     def __init__(self, run: Run) -> None:
         folder = Path(run.config.run.output_dir)
         kept = [record for record in read_log(folder) if record["step"] <= run.progress.step]
+        self._file: Any = None
+        self._board: Any = None
+        self._interval = Interval()
+        if not run.world.is_main:
+            return
         with staged(folder) as staging:
             lines = (json.dumps(record) + "\n" for record in kept)
             (staging / LOG).write_text("".join(lines), encoding="utf-8")
         self._file = open(folder / LOG, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by `close`)
         self._board = _board(folder, run)
-        self._interval = Interval()
 
     def stepped(self, run: Run, step: Step) -> None:
         """Write a line when one is due."""
@@ -56,11 +60,14 @@ class Log:
 
     def close(self) -> None:
         """Nothing comes any more."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
     def _record(self, run: Run, numbers: dict[str, float]) -> None:
+        if self._file is None:
+            return
         epoch = run.progress.examples / run.examples_per_epoch
         self._file.write(json.dumps({"step": run.progress.step, "epoch": epoch, **numbers}) + "\n")
         for name, value in numbers.items() if self._board is not None else ():

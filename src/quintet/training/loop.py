@@ -25,7 +25,7 @@ from quintet.training.config import AnyConfig
 from quintet.training.data.collators import IGNORED
 from quintet.training.evaluation import Evaluation, Evaluator
 from quintet.training.loss import Loss, text_to_text_loss
-from quintet.training.parallel import World
+from quintet.training.parallel import World, usable, whole
 
 FAILED_BATCH = "failed-batch.json"
 
@@ -43,7 +43,11 @@ class Progress:
 
 @dataclass
 class Run:
-    """What the loop works with. `network` is what computes a loss: the model, wrapped for several processes."""
+    """What the loop works with.
+
+    `network` is what computes a loss: the model, wrapped for several processes. `adapters` is peft's view of the model,
+    if it has adapters.
+    """
 
     config: AnyConfig
     world: World
@@ -57,6 +61,7 @@ class Run:
     precision: Any
     examples_per_epoch: int
     evaluator: Evaluator | None = None
+    adapters: Any = None
     progress: Progress = field(default_factory=Progress)
 
 
@@ -68,6 +73,9 @@ class Observer(Protocol):
 
     def evaluated(self, run: Run, found: Evaluation) -> None:
         """The model was measured."""
+
+    def close(self) -> None:
+        """Nothing comes any more, whether the run is done or has failed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class NotFiniteError(RuntimeError):
     """The loss or its gradient is no number any more. The weights are as they were before the step."""
 
 
-def train(run: Run, observer: Observer, save: Callable[[Run], None]) -> None:
+def train(run: Run, observers: Sequence[Observer], save: Callable[[Run], None]) -> None:
     """Make the steps that are left, with evaluations and checkpoints where they are due.
 
     Raises NotFiniteError for a loss or gradient that is not finite; the batch lies in failed-batch.json.
@@ -107,13 +115,17 @@ def train(run: Run, observer: Observer, save: Callable[[Run], None]) -> None:
     run.model.train()
     while run.progress.step < config.optimizer.max_steps and not out_of_patience(run):
         drawn = [next(run.batches) for _ in range(config.batch.gradient_accumulation_steps)]
-        observer.stepped(run, make_step(run, drawn))
+        made = make_step(run, drawn)
+        for observer in observers:
+            observer.stepped(run, made)
         step = run.progress.step
         is_best = False
         if run.evaluator is not None and is_due(step, config.evaluation.eval_steps, config.optimizer.max_steps):
-            found = run.evaluator(run.model)
+            with usable(run.network):
+                found = run.evaluator(run.model)
             is_best = note(run, found)
-            observer.evaluated(run, found)
+            for observer in observers:
+                observer.evaluated(run, found)
         if is_best or is_due(step, config.run.save_steps, config.optimizer.max_steps):
             save(run)
 
@@ -167,8 +179,7 @@ def clip(run: Run) -> float:
     """The norm of the gradient, which is shortened to max_grad_norm if that is above 0."""
     parameters = [parameter for parameter in run.model.parameters() if parameter.grad is not None]
     longest = run.config.optimizer.max_grad_norm or math.inf
-    norm: Any = nn.utils.clip_grad_norm_(parameters, longest)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    return whole(nn.utils.clip_grad_norm_(parameters, longest)).item()
 
 
 def examples_of(rows: Sequence[Any]) -> list[Mapping[str, Any]]:

@@ -1,4 +1,8 @@
-"""One process or several: who this one is, its share of a batch, and sums over all."""
+"""One process or several: who this one is, its share of a batch, sums over all, and weights that lie in shards.
+
+DDP keeps everything in every process; FSDP2 cuts parameters, gradients and optimiser states into shards, a block of the
+network at a time. What is written is whole in both cases, so that another number of processes can go on with it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from quintet.model.placement import checked_device
+from quintet.model.stack import T5Stack
 
 
 @dataclass(frozen=True)
@@ -70,3 +78,46 @@ def _device(name: str | None) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def spread(network: nn.Module, stacks: Sequence[T5Stack], world: World, in_shards: bool) -> nn.Module:
+    """The network for several processes: in shards, each block a unit, or whole in each of them.
+
+    `network` is changed in place. Position biases are units of their own: they are used outside their blocks. Raises
+    ValueError for shards in a single process.
+    """
+    if not in_shards:
+        return network if world.size == 1 else nn.parallel.DistributedDataParallel(network)
+    if world.size == 1:
+        raise ValueError("fsdp needs several processes: torchrun --nproc-per-node 2 -m quintet train ...")
+    mesh = dist.init_device_mesh(world.device.type, (world.size,))
+    for block in (block for stack in stacks for block in stack.blocks):
+        if hasattr(block.self_attention, "relative_attention_bias"):
+            fully_shard(block.self_attention.relative_attention_bias, mesh=mesh)
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return network
+
+
+@contextmanager
+def usable(network: nn.Module) -> Iterator[None]:
+    """Inside, parts of a network in shards can be used without the whole."""
+    if not isinstance(network, FSDPModule):
+        yield
+        return
+    network.unshard()
+    yield
+    network.reshard()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of a network or an optimiser in one piece; all processes must ask for it."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+@torch.no_grad()
+def fill(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into one of a network or an optimiser, which may lie in shards."""
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    target.copy_(value)
