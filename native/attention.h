@@ -16,12 +16,10 @@ struct HeadBias {
                                            : attention.bias + head * (2 * attention.reach + 1) + attention.reach),
           reach(attention.reach) {}
 
-    float at(int64_t distance) const {
-        return middle == nullptr ? 0.f : middle[most(-reach, least(reach, distance))];
-    }
+    float at(int64_t distance) const { return middle == nullptr ? 0.f : middle[most(-reach, least(reach, distance))]; }
 };
 
-// -- the encoder: 16 queries of a source, side by side in the lanes, over all its tokens -------------------------------
+// -- the encoder: 16 queries of a source, side by side in the lanes, over all its tokens ----------------------------
 
 // scores[key] += sum over d of key[d] * query[d], for KEYS keys that are neighbours in a panel.
 template <int KEYS>
@@ -92,7 +90,8 @@ static Row soften(float *scores, int64_t keys, const HeadBias &bias, const uint8
 // Queries, keys and values are panels of (inner, 16) numbers; `keys` and `values` begin at the source's first panel and
 // at the head's first number. The result takes the queries' place.
 static void attend_panel(float *queries, const float *keys, const float *values, int64_t stride, int64_t length,
-                         int64_t d_kv, const HeadBias &bias, const uint8_t *visible, int64_t first_query, float *scores) {
+                         int64_t d_kv, const HeadBias &bias, const uint8_t *visible, int64_t first_query,
+                         float *scores) {
     for (int64_t panel = 0; panel * LANES < length; panel++)
         for (int key = 0; key < LANES; key += AT_ONCE)
             score_keys<AT_ONCE>(keys + panel * stride + key, queries, d_kv, scores + (panel * LANES + key) * LANES);
@@ -108,7 +107,7 @@ static void attend_panel(float *queries, const float *keys, const float *values,
         }
 }
 
-// -- the decoder: one query, lanes along the keys or along d -------------------------------------------------------------
+// -- the decoder: one query, lanes along the keys or along d --------------------------------------------------------
 
 // In place: e^(score - largest) over their sum, of `count` scores; up to the next 16 they become 0.
 static void soften_one(float *scores, int64_t count) {
@@ -176,9 +175,7 @@ struct OwnKeys {
     const Chunk &chunk;
     int64_t layer, head, row;
 
-    const Number *at(int64_t position) const {
-        return (const Number *)targets.key(chunk, layer, head, row, position);
-    }
+    const Number *at(int64_t position) const { return (const Number *)targets.key(chunk, layer, head, row, position); }
 };
 
 template <class Number>
@@ -192,9 +189,9 @@ template <class Number>
 static void score_own(const float *query, const OwnKeys<Number> &keys, int64_t first, int64_t end, float *scores) {
     int64_t width = keys.targets.width, at = first;
     for (; at + 4 <= end; at += 4) {
-        FourFloats four = sums_of_four(
-            products_of(query, keys.at(at), width), products_of(query, keys.at(at + 1), width),
-            products_of(query, keys.at(at + 2), width), products_of(query, keys.at(at + 3), width));
+        FourFloats four =
+            sums_of_four(products_of(query, keys.at(at), width), products_of(query, keys.at(at + 1), width),
+                         products_of(query, keys.at(at + 2), width), products_of(query, keys.at(at + 3), width));
         __builtin_memcpy(scores + at, &four, sizeof four);
     }
     for (; at < end; at++) scores[at] = sum(products_of(query, keys.at(at), width));

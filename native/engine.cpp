@@ -41,7 +41,7 @@ Result guarded(Result failed, const Work &work) {
     return failed;
 }
 
-// -- the instruction set -----------------------------------------------------------------------------------------------
+// -- the instruction set --------------------------------------------------------------------------------------------
 
 #if defined(QUINTET_HAS_AMX)
 // AMX is there if the processor has its three parts and Linux lets this process use the tiles (it asks to be asked).
@@ -60,9 +60,9 @@ std::vector<const Network *> supported_networks() {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2_network());
 #endif
 #if defined(QUINTET_HAS_AVX512)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
+        __builtin_cpu_supports("avx512bf16"))
         found.push_back(&avx512_network());
 #endif
 #if defined(QUINTET_HAS_AMX)
@@ -106,7 +106,7 @@ void run(void (*pass)(const Job &, Team &, int64_t), const Job &job) {
         &call);
 }
 
-// -- room for a pass ---------------------------------------------------------------------------------------------------
+// -- room for a pass ------------------------------------------------------------------------------------------------
 
 struct Room {
     Buffer states, wide[3], normal, rounded, scale, total, scores;
@@ -129,8 +129,14 @@ struct Room {
         total.reserve((panels * sums(narrow) + at_once * sums(d_ff)) * lanes * 4);
         int64_t line_of_scores = (keys + LANES) / LANES * LANES * lanes + LANES;
         scores.reserve(members * line_of_scores * 4);
-        return {members, states.floats(), {wide[0].floats(), wide[1].floats(), wide[2].floats()}, normal.floats(),
-                rounded.bytes(), scale.floats(), reinterpret_cast<int32_t *>(total.bytes()), scores.floats(),
+        return {members,
+                states.floats(),
+                {wide[0].floats(), wide[1].floats(), wide[2].floats()},
+                normal.floats(),
+                rounded.bytes(),
+                scale.floats(),
+                reinterpret_cast<int32_t *>(total.bytes()),
+                scores.floats(),
                 line_of_scores};
     }
 };
@@ -163,7 +169,7 @@ void check_tokens(const char *name, const int64_t *tokens, int64_t count, const 
 
 }  // namespace
 
-// -- sessions ----------------------------------------------------------------------------------------------------------
+// -- sessions -------------------------------------------------------------------------------------------------------
 
 struct quintet_session {
     const quintet_model &model;
@@ -179,7 +185,8 @@ struct quintet_session {
         source_memory.reserve(model.decoder.count * layout.panels * 2 * inner() * LANES * number_size());
         for (int64_t source = 0; source < count; source++) source_of_row.push_back(source);
         Space space = room.make(model, model.decoder, layout.panels, LANES, 0);
-        run(network().read_sources, SourceReading{model, space, states, starts, layout.source_of_panel.data(), sources()});
+        run(network().read_sources,
+            SourceReading{model, space, states, starts, layout.source_of_panel.data(), sources()});
         room = Room();
     }
 
@@ -188,8 +195,8 @@ struct quintet_session {
     int64_t number_size() const { return model.narrow ? 2 : 4; }
 
     Sources sources() const {
-        return {source_memory.bytes(), layout.panels, model.heads, model.d_kv, number_size(), layout.first_panel.data(),
-                layout.length.data()};
+        return {source_memory.bytes(),     layout.panels,       model.heads, model.d_kv, number_size(),
+                layout.first_panel.data(), layout.length.data()};
     }
 
     void step(const int64_t *tokens, int64_t n, bool all, float *scores, float *states) {
@@ -228,7 +235,8 @@ struct quintet_session {
 
     void crop(int64_t kept) {
         if (kept < 0 || kept > length)
-            throw std::out_of_range("cannot keep " + std::to_string(kept) + " of " + std::to_string(length) + " tokens");
+            throw std::out_of_range("cannot keep " + std::to_string(kept) + " of " + std::to_string(length) +
+                                    " tokens");
         while (!chunks_.empty() && chunks_.back().start >= kept) chunks_.pop_back();
         if (!chunks_.empty()) {
             chunks_.back().count = kept - chunks_.back().start;
@@ -267,7 +275,8 @@ private:
         for (int64_t position = length; position < length + n; position++) {
             if (chunks_.empty() || chunks_.back().count == Chunk::SPAN || chunks_.back().rows < rows()) {
                 Stored chunk{position, 0, rows(), {}, {}};
-                chunk.data.reserve(model.decoder.count * model.heads * rows() * Chunk::SPAN * 2 * width() * number_size());
+                chunk.data.reserve(model.decoder.count * model.heads * rows() * Chunk::SPAN * 2 * width() *
+                                   number_size());
                 chunks_.push_back(std::move(chunk));
             }
             chunks_.back().count++;
@@ -276,7 +285,7 @@ private:
     }
 };
 
-// -- the C functions ---------------------------------------------------------------------------------------------------
+// -- the C functions ------------------------------------------------------------------------------------------------
 
 const char *quintet_error(void) { return last_error.c_str(); }
 

@@ -1,7 +1,7 @@
 // Products of int4: two weights a byte, 0 to 15 and standing for -8 to 7.
 //
-// The lower halves of four bytes are inputs 0, 2, 4, 6, the upper 1, 3, 5, 7; the tokens' numbers are kept apart likewise.
-// Integers are added up within a group and meet its scale as floats.
+// The lower halves of four bytes are inputs 0, 2, 4, 6, the upper 1, 3, 5, 7; the tokens' numbers are kept apart
+// likewise. Integers are added up within a group and meet its scale as floats.
 #pragma once
 
 #include "numbers.h"
@@ -101,15 +101,17 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, const Packed &
             Words pairs = load_part(weights + r * bytes + at, size);
             Words low = pairs & LOWER_HALVES, high = pairs >> 4 & LOWER_HALVES;
             const float *scales = w.scale + (row + r) * groups + first;
-            Floats scale = lanes == WIDTH ? splat(*scales)
-                                          : __builtin_shuffle(load_first(scales, present), scale_of_lane);
+            Floats scale =
+                lanes == WIDTH ? splat(*scales) : __builtin_shuffle(load_first(scales, present), scale_of_lane);
 #pragma GCC unroll 8
             for (int t = 0; t < TOKENS; t++)
                 results[r][t] += to_floats(add_bytes(add_bytes(total[t], low, even[t]), high, odd[t])) * scale;
         }
     };
     int64_t at = 0;
-    struct All { constexpr operator int64_t() const { return BYTES; } };
+    struct All {
+        constexpr operator int64_t() const { return BYTES; }
+    };
     for (; at + BYTES <= bytes; at += BYTES) step(at, All{});
     if (at < bytes) step(at, bytes - at);
     for (int t = 0; t < TOKENS; t++)

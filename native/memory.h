@@ -15,7 +15,8 @@ namespace quintet {
 class Buffer {
 public:
     Buffer() = default;
-    Buffer(Buffer &&other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    Buffer(Buffer &&other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
     Buffer &operator=(Buffer &&other) noexcept {
         std::swap(data_, other.data_);
         std::swap(size_, other.size_);

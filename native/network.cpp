@@ -5,12 +5,12 @@
 
 namespace quintet::QUINTET_ISA {
 
-constexpr int64_t ROWS_AT_ONCE = 96;             // of weights, in an item of a product
-constexpr int64_t BYTES_AT_ONCE = 256 << 10;     // of tokens' numbers, so that they stay in the second-level cache
-constexpr int64_t NUMBERS_AT_ONCE = 512;         // of each token, in an item of an activation
-constexpr int64_t PANELS_OF_FEED_FORWARD = 64;   // its inner numbers are many; they are not held for more at a time
-constexpr int64_t SCORED_AT_ONCE = 6;            // panels; a multiple of what a product takes at once
-constexpr int64_t MOST_NUMBERS = 256;            // of a head (d_kv)
+constexpr int64_t ROWS_AT_ONCE = 96;            // of weights, in an item of a product
+constexpr int64_t BYTES_AT_ONCE = 256 << 10;    // of tokens' numbers, so that they stay in the second-level cache
+constexpr int64_t NUMBERS_AT_ONCE = 512;        // of each token, in an item of an activation
+constexpr int64_t PANELS_OF_FEED_FORWARD = 64;  // its inner numbers are many; they are not held for more at a time
+constexpr int64_t SCORED_AT_ONCE = 6;           // panels; a multiple of what a product takes at once
+constexpr int64_t MOST_NUMBERS = 256;           // of a head (d_kv)
 
 // One pass of `panels` blocks of L tokens through the layers of a stack.
 template <int L>
@@ -54,9 +54,11 @@ struct Pass {
         return x;
     }
 
-    // A phase: products of the same numbers with some matrices; result i in blocks at out[i], or added to what is there.
+    // A phase: products of the same numbers with some matrices; result i in blocks at out[i], or added to what is
+    // there.
     template <int COUNT>
-    void products(const quintet_matrix *const (&w)[COUNT], const Packed &x, float *const (&out)[COUNT], bool adds = false) const {
+    void products(const quintet_matrix *const (&w)[COUNT], const Packed &x, float *const (&out)[COUNT],
+                  bool adds = false) const {
         int64_t at_once = L == 1 ? x.panels : most(PARTS, BYTES_AT_ONCE / x.stride);
         int64_t bands[COUNT + 1] = {0};
         for (int i = 0; i < COUNT; i++) bands[i + 1] = bands[i] + (w[i]->outputs + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
@@ -98,9 +100,8 @@ struct Pass {
             inner.data = space.rounded + panels * all.stride;
             inner.scale += panels * L;
             inner.total += panels * L * all.totals;
-            share(team, count, [&](int64_t panel) {
-                round_block<L>(space.wide[0] + panel * size * L, size, inner, panel);
-            });
+            share(team, count,
+                  [&](int64_t panel) { round_block<L>(space.wide[0] + panel * size * L, size, inner, panel); });
             products({&layer.down}, inner, {states(first)}, true);
         }
     }
@@ -117,7 +118,7 @@ INLINE void read_embedding(const quintet_matrix &embedding, int64_t id, float *b
     }
 }
 
-// -- the encoder -------------------------------------------------------------------------------------------------------
+// -- the encoder ----------------------------------------------------------------------------------------------------
 
 static void encode(const Encoding &job, Team &team, int64_t member) {
     constexpr int L = LANES;
@@ -136,7 +137,8 @@ static void encode(const Encoding &job, Team &team, int64_t member) {
         float *block = pass.states(panel);
         for (int64_t lane = 0; lane < L; lane++) {
             int64_t token = token_at(panel, lane);
-            if (token < 0) for (int64_t d = 0; d < size; d++) block[d * L + lane] = 0;
+            if (token < 0)
+                for (int64_t d = 0; d < size; d++) block[d * L + lane] = 0;
             else if (job.embeds != nullptr)
                 for (int64_t d = 0; d < size; d++) block[d * L + lane] = job.embeds[token * size + d];
             else read_embedding(model.encoder.embedding, job.ids[token], block + lane, L);
@@ -152,8 +154,8 @@ static void encode(const Encoding &job, Team &team, int64_t member) {
         share(team, job.panels * model.heads, [&](int64_t item) {
             int64_t panel = item % job.panels, head = item / job.panels, source = job.source_of_panel[panel];
             int64_t first = job.first_panel[source], at = head * model.d_kv * L;
-            attend_panel(queries + panel * stride + at, keys + first * stride + at, values + first * stride + at, stride,
-                         job.starts[source + 1] - job.starts[source], model.d_kv, HeadBias(own, head),
+            attend_panel(queries + panel * stride + at, keys + first * stride + at, values + first * stride + at,
+                         stride, job.starts[source + 1] - job.starts[source], model.d_kv, HeadBias(own, head),
                          job.visible == nullptr ? nullptr : job.visible + job.starts[source], (panel - first) * L,
                          scores);
         });
@@ -165,12 +167,13 @@ static void encode(const Encoding &job, Team &team, int64_t member) {
         normalize<L>(pass.states(panel), size, model.encoder.norm, model.epsilon, 1.f, room);
         for (int64_t lane = 0; lane < L; lane++) {
             int64_t token = token_at(panel, lane);
-            if (token >= 0) for (int64_t d = 0; d < size; d++) job.states[token * size + d] = room[d * L + lane];
+            if (token >= 0)
+                for (int64_t d = 0; d < size; d++) job.states[token * size + d] = room[d * L + lane];
         }
     });
 }
 
-// -- the decoder -------------------------------------------------------------------------------------------------------
+// -- the decoder ----------------------------------------------------------------------------------------------------
 
 // Keys and values of the sources in every layer.
 static void read_sources(const SourceReading &job, Team &team, int64_t member) {
@@ -292,8 +295,8 @@ struct Decoding {
                 gather(block, lane, query);
                 int64_t source = step.source_of_row[row_of(token)];
                 const Number *keys = (const Number *)sources.at(number, head, sources.first_panel[source]);
-                attend_source<Number>(query, keys, keys + numbers, 2 * numbers, sources.length[source], model.d_kv, scores,
-                                      result);
+                attend_source<Number>(query, keys, keys + numbers, 2 * numbers, sources.length[source], model.d_kv,
+                                      scores, result);
                 for (int64_t d = 0; d < model.d_kv; d++) block[d * L + lane] = result[d];
             });
         });
@@ -318,8 +321,7 @@ struct Decoding {
         share(pass.team, pass.panels, [&](int64_t panel) {
             normalize<L>(pass.states(panel), model.d_model, model.decoder.norm, model.epsilon, 1.f, room);
             each_token(panel, [&](int64_t token, int64_t lane) {
-                for (int64_t d = 0; d < model.d_model; d++)
-                    step.states[token * model.d_model + d] = room[d * L + lane];
+                for (int64_t d = 0; d < model.d_model; d++) step.states[token * model.d_model + d] = room[d * L + lane];
             });
         });
     }
@@ -352,7 +354,8 @@ struct Decoding {
                 float room[ROWS_AT_ONCE * L * SCORED_AT_ONCE];
                 for (int64_t panel = 0; panel < last.panels; panel += SCORED_AT_ONCE) {
                     int64_t panels = least(SCORED_AT_ONCE, last.panels - panel);
-                    multiply<L>(head, first, end, x, panel, panels, {room - panel * ROWS_AT_ONCE * L, ROWS_AT_ONCE * L, false});
+                    multiply<L>(head, first, end, x, panel, panels,
+                                {room - panel * ROWS_AT_ONCE * L, ROWS_AT_ONCE * L, false});
                     for (int64_t p = 0; p < panels; p++)
                         for (int64_t lane = 0; lane < L && (panel + p) * L + lane < count; lane++) {
                             float *to = step.scores + ((panel + p) * L + lane) * vocabulary;
@@ -379,7 +382,7 @@ static void take_any_step(const Step &step, Team &team, int64_t member) {
     else take_step<LANES>(step, team, member);
 }
 
-// -- a single product --------------------------------------------------------------------------------------------------
+// -- a single product -----------------------------------------------------------------------------------------------
 
 template <int L>
 static void multiply_blocks(const Product &job, Team &team, int64_t member) {
@@ -424,8 +427,13 @@ const Network &NAMED(QUINTET_ISA)() {
 #else
     constexpr int64_t few_small = 8;
 #endif
-    static const Network network = {QUOTED(QUINTET_ISA), 8, few_small, QUINTET_ISA::encode, QUINTET_ISA::read_sources,
-                                    QUINTET_ISA::take_any_step, QUINTET_ISA::multiply_any};
+    static const Network network = {QUOTED(QUINTET_ISA),
+                                    8,
+                                    few_small,
+                                    QUINTET_ISA::encode,
+                                    QUINTET_ISA::read_sources,
+                                    QUINTET_ISA::take_any_step,
+                                    QUINTET_ISA::multiply_any};
     return network;
 }
 

@@ -8,14 +8,14 @@ namespace quintet {
 
 // Room for one pass of some tokens through a stack. Blocks are (numbers, L) each, one for each panel or token.
 struct Space {
-    int64_t members;      // the threads that there is room for
-    float *states;        // d_model
-    float *wide[3];       // the larger of inner and d_ff: queries, keys and values; gate and up
-    float *normal;        // d_model: normalised states; one block for each thread
-    uint8_t *rounded;     // what products take
+    int64_t members;   // the threads that there is room for
+    float *states;     // d_model
+    float *wide[3];    // the larger of inner and d_ff: queries, keys and values; gate and up
+    float *normal;     // d_model: normalised states; one block for each thread
+    uint8_t *rounded;  // what products take
     float *scale;
     int32_t *total;
-    float *scores;        // one line for each thread
+    float *scores;  // one line for each thread
     int64_t scores_size;
 };
 

@@ -8,11 +8,11 @@ namespace quintet::QUINTET_ISA {
 // Numbers of tokens, rounded and laid out as the weights they will meet ask for.
 struct Packed {
     uint8_t *data;
-    int64_t stride;   // bytes from panel (or token) to panel
-    float *scale;     // of integers: one a token
-    int32_t *total;   // int8: the sum of a token's integers; int4: -8 times the sums of `span` of them
-    int64_t totals;   // how many of these a token has
-    int32_t type;     // of the weights
+    int64_t stride;  // bytes from panel (or token) to panel
+    float *scale;    // of integers: one a token
+    int32_t *total;  // int8: the sum of a token's integers; int4: -8 times the sums of `span` of them
+    int64_t totals;  // how many of these a token has
+    int32_t type;    // of the weights
     int64_t span;
     int64_t panels;
 };

@@ -31,7 +31,9 @@ INLINE void panel_tile(const quintet_matrix &w, int64_t row, const Packed &x, in
         }
     };
     int64_t at = 0;
-    struct Four { constexpr operator int64_t() const { return 4; } };
+    struct Four {
+        constexpr operator int64_t() const { return 4; }
+    };
     for (; at + 4 <= bytes; at += 4) step(at, Four{});
     if (at < bytes) step(at, bytes - at);  // the panel's rows are filled up with zeros
 #pragma GCC unroll 8

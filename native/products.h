@@ -57,8 +57,7 @@ static void rows_by_count(int64_t count, const quintet_matrix &w, int64_t first,
         if (count < COUNT) return rows_by_count<Math, L, COUNT - 1>(count, w, first, end, x, panel, out, to);
     constexpr int ROWS = Shape<Math, L>::rows(COUNT);
     int64_t row = first;
-    for (; row + ROWS <= end; row += ROWS)
-        kernel<Math, L, ROWS, COUNT>(w, row, x, panel, out + (row - first) * L, to);
+    for (; row + ROWS <= end; row += ROWS) kernel<Math, L, ROWS, COUNT>(w, row, x, panel, out + (row - first) * L, to);
     for (; row < end; row++) kernel<Math, L, 1, COUNT>(w, row, x, panel, out + (row - first) * L, to);
 }
 

@@ -1,8 +1,9 @@
 /* The engine's whole surface: plain C, so that nothing depends on a compiler's or a framework's binary interface.
 
    A model is described by pointers to its weights, which stay where they are and belong to the caller; they are read
-   anew in each call and must stay valid until the call, or the session, ends. Matrices are (outputs, inputs), row by row.
-   Functions that return int return 0, or -1 with quintet_error() saying why. Any thread may call; calls wait for each other. */
+   anew in each call and must stay valid until the call, or the session, ends. Matrices are (outputs, inputs), row by
+   row. Functions that return int return 0, or -1 with quintet_error() saying why. Any thread may call; calls wait for
+   each other. */
 #ifndef QUINTET_H
 #define QUINTET_H
 
@@ -68,8 +69,8 @@ typedef struct quintet_session quintet_session;
 /* Why the last call of this thread failed. */
 const char *quintet_error(void);
 
-/* "portable", "avx2", "avx512" or "amx": the best this processor has, or what the environment variable QUINTET_ISA names.
-   NULL: it has not. */
+/* "portable", "avx2", "avx512" or "amx": the best this processor has, or what the environment variable QUINTET_ISA
+   names. NULL: it has not. */
 const char *quintet_instruction_set(void);
 
 /* Uses another of those from now on. */
@@ -92,7 +93,8 @@ int quintet_multiply(const quintet_matrix *, const float *numbers, int64_t token
 int quintet_encode(const quintet_model *, const int64_t *ids, const float *embeds, const uint8_t *visible,
                    const int64_t *starts, int64_t sources, float *states);
 
-/* A decoder at work, with a row for each source, from the encoder's states laid out as above. NULL: see quintet_error. */
+/* A decoder at work, with a row for each source, from the encoder's states laid out as above. NULL: see quintet_error.
+ */
 quintet_session *quintet_session_new(const quintet_model *, const float *states, const int64_t *starts,
                                      int64_t sources);
 

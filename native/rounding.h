@@ -76,7 +76,8 @@ static void int8_factors(const float *block, int64_t size, float *factors, float
         int64_t at = 0;
         for (; at + WIDTH <= size; at += WIDTH) found = maximum(found, magnitude(load(block + at)));
         largest_of[0] = largest(found);
-        for (; at < size; at++) largest_of[0] = absolute(block[at]) > largest_of[0] ? absolute(block[at]) : largest_of[0];
+        for (; at < size; at++)
+            largest_of[0] = absolute(block[at]) > largest_of[0] ? absolute(block[at]) : largest_of[0];
     } else {
         Row found{};
         for (int64_t at = 0; at < size; at++) {

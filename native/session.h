@@ -22,13 +22,15 @@ struct Targets {
     int64_t heads, width;  // width: d_kv rounded up to 16, filled up with zeros
     int64_t size;          // bytes of a number
 
-    __attribute__((always_inline)) uint8_t *slot(const Chunk &chunk, int64_t layer, int64_t head, int64_t place, int64_t position) const {
+    __attribute__((always_inline)) uint8_t *slot(const Chunk &chunk, int64_t layer, int64_t head, int64_t place,
+                                                 int64_t position) const {
         int64_t index = ((layer * heads + head) * chunk.rows + place) * Chunk::SPAN + position - chunk.start;
         return chunk.data + index * 2 * width * size;
     }
 
     // The key, with the value behind it, of a row's token.
-    __attribute__((always_inline)) const uint8_t *key(const Chunk &chunk, int64_t layer, int64_t head, int64_t row, int64_t position) const {
+    __attribute__((always_inline)) const uint8_t *key(const Chunk &chunk, int64_t layer, int64_t head, int64_t row,
+                                                      int64_t position) const {
         return slot(chunk, layer, head, chunk.place[(position - chunk.start) * chunk.places + row], position);
     }
 };
@@ -37,7 +39,7 @@ struct Targets {
 struct Sources {
     uint8_t *data;
     int64_t panels, heads, d_kv;
-    int64_t size;  // bytes of a number
+    int64_t size;                // bytes of a number
     const int64_t *first_panel;  // of each source
     const int64_t *length;
 

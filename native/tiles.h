@@ -24,14 +24,14 @@ struct Tiles {
 };
 
 // sums += weights x tokens, in tiles whose numbers must be written out.
-#define QUINTET_MULTIPLY_TILES(sums, weights, tokens)              \
-    do {                                                           \
+#define QUINTET_MULTIPLY_TILES(sums, weights, tokens)                \
+    do {                                                             \
         if constexpr (IS_BYTES) _tile_dpbssd(sums, weights, tokens); \
-        else _tile_dpbf16ps(sums, weights, tokens);                \
+        else _tile_dpbf16ps(sums, weights, tokens);                  \
     } while (0)
 
-// GCC does not know that loading a tile reads memory: it may leave out what was written for it, or write it too late, or
-// overwrite it too early.
+// GCC does not know that loading a tile reads memory: it may leave out what was written for it, or write it too late,
+// or overwrite it too early.
 INLINE void keep_memory_in_order() { asm volatile("" ::: "memory"); }
 
 // What 64 bytes of each of `rows` rows hold, or less; the rest is zero.
@@ -43,19 +43,20 @@ INLINE void copy_rows(uint8_t *to, const uint8_t *from, int64_t stride, int64_t 
 }
 
 template <bool IS_BYTES>
-INLINE void put_tile(const float *tile, int64_t rows, const quintet_matrix &w, int64_t row, const Packed &x, int64_t panel,
-                     float *out, bool adds) {
+INLINE void put_tile(const float *tile, int64_t rows, const quintet_matrix &w, int64_t row, const Packed &x,
+                     int64_t panel, float *out, bool adds) {
     for (int64_t r = 0; r < rows; r++) {
         if constexpr (IS_BYTES)
-            put(out + r * LANES, to_floats(load_as<Ints>(tile + r * LANES)) * (w.scale[row + r] * load(x.scale + panel * LANES)), adds);
+            put(out + r * LANES,
+                to_floats(load_as<Ints>(tile + r * LANES)) * (w.scale[row + r] * load(x.scale + panel * LANES)), adds);
         else put(out + r * LANES, load(tile + r * LANES), adds);
     }
 }
 
 // 32 outputs of two panels, or 16 (TALL false), or of one panel (WIDE false); `rows` says how many outputs there are.
 template <bool IS_BYTES, bool TALL, bool WIDE>
-INLINE void multiply_tiles(const quintet_matrix &w, int64_t row, int64_t rows, const Packed &x, int64_t panel, float *out,
-                           const Target &to, bool is_first) {
+INLINE void multiply_tiles(const quintet_matrix &w, int64_t row, int64_t rows, const Packed &x, int64_t panel,
+                           float *out, const Target &to, bool is_first) {
     const int64_t bytes = row_bytes(w), whole = bytes / 64 * 64;
     const uint8_t *upper = (const uint8_t *)w.data + row * bytes, *lower = upper + 16 * bytes;
     const uint8_t *left = x.data + panel * x.stride, *right = left + x.stride;

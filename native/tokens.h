@@ -27,7 +27,9 @@ INLINE void token_tile(const quintet_matrix &w, int64_t row, const Packed &x, in
         }
     };
     int64_t at = 0;
-    struct All { constexpr operator int64_t() const { return BYTES; } };
+    struct All {
+        constexpr operator int64_t() const { return BYTES; }
+    };
     for (; at + BYTES <= bytes; at += BYTES) step(at, All{});
     if (at < bytes) step(at, bytes - at);
     FourFloats scale{};

@@ -1,6 +1,6 @@
 // Vectors of the width that the instruction set has. Included by each kernel file, which is compiled once for every
-// instruction set (QUINTET_ISA): everything here is in a namespace of its own, so that the linker cannot put code for one
-// processor in place of another's. For the same reason nothing of the standard library is used here.
+// instruction set (QUINTET_ISA): everything here is in a namespace of its own, so that the linker cannot put code for
+// one processor in place of another's. For the same reason nothing of the standard library is used here.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +24,8 @@ constexpr int WIDTH = 8;
 constexpr int WIDTH = 4;
 #endif
 
-constexpr int LANES = 16;               // tokens side by side in a panel
-constexpr int PARTS = LANES / WIDTH;    // vectors that hold one number of each of them
+constexpr int LANES = 16;             // tokens side by side in a panel
+constexpr int PARTS = LANES / WIDTH;  // vectors that hold one number of each of them
 constexpr int BYTES = 4 * WIDTH;
 
 typedef float Floats __attribute__((vector_size(BYTES)));
@@ -140,7 +140,8 @@ INLINE float largest(Floats value) {
     return most;
 }
 
-// e^x to a unit in the last place or two: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (coefficients of Cephes' expf).
+// e^x to a unit in the last place or two: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (coefficients of Cephes'
+// expf).
 INLINE Floats exponential(Floats x) {
     x = minimum(maximum(x, splat(-87.3f)), splat(88.3f));
     Ints n = to_nearest(x * 1.44269504f);

@@ -1,7 +1,7 @@
-// Goes through the engine's C functions, to be run under sanitizers (`make sanitize`): odd shapes, each type of weights and
-// each instruction set, sessions whose rows change, several threads, a child of fork. Numbers lie in blocks of exactly
-// their size, so that reading beyond them is found. Results are compared with those of the portable kernels; that these
-// are right is for tests/engine to show.
+// Goes through the engine's C functions, to be run under sanitizers (`make sanitize`): odd shapes, each type of weights
+// and each instruction set, sessions whose rows change, several threads, a child of fork. Numbers lie in blocks of
+// exactly their size, so that reading beyond them is found. Results are compared with those of the portable kernels;
+// that these are right is for tests/engine to show.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -99,7 +99,7 @@ std::vector<std::string> instruction_sets() {
     return found;
 }
 
-// -- single products ---------------------------------------------------------------------------------------------------
+// -- single products ------------------------------------------------------------------------------------------------
 
 void try_product(const quintet_matrix &matrix, int64_t tokens) {
     Storage storage;
@@ -131,7 +131,7 @@ void try_products() {
             }
 }
 
-// -- whole networks ----------------------------------------------------------------------------------------------------
+// -- whole networks -------------------------------------------------------------------------------------------------
 
 struct Network {
     static constexpr int64_t VOCABULARY = 37, REACH = 20;
@@ -242,7 +242,7 @@ void try_networks() {
         }
 }
 
-// -- threads and processes ---------------------------------------------------------------------------------------------
+// -- threads and processes ------------------------------------------------------------------------------------------
 
 // Callers that change how many threads compute while others are at work.
 void try_threads() {
@@ -258,7 +258,8 @@ void try_threads() {
                 int64_t wrong = -1;
                 float scores[Network::VOCABULARY];
                 require(quintet_encode(&network.model, &wrong, nullptr, nullptr, std::vector<int64_t>{0, 1}.data(), 1,
-                                       scores) == -1, "a wrong id was taken");
+                                       scores) == -1,
+                        "a wrong id was taken");
                 require(std::strstr(quintet_error(), "token id -1") != nullptr, "another thread's error");
             }
         });
