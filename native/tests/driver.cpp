@@ -51,10 +51,9 @@ float difference(const Floats &a, const Floats &b) {
     return std::isfinite(off) ? off / largest : INFINITY;
 }
 
-// Numbers of matrices, which own them; pointers to them stay valid.
+// Owns the numbers that matrices point to.
 struct Storage {
     std::vector<std::unique_ptr<char[]>> blocks;
-    std::vector<std::unique_ptr<Floats>> floats;
 
     const float *keep(Floats numbers) {
         // Not a vector's own memory: that may be larger than it says.

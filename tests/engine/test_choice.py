@@ -396,8 +396,9 @@ def test_an_installation_without_the_library(monkeypatch, caplog, tmp_path: Path
     ["int8", QuantizationConfig(4), QuantizationConfig(4, group_size=16)],
     ids=["int8", "int4", "int4 in groups"],
 )
-def test_rounded_models_run_natively(folder: Path, config: Any) -> None:
-    model = quintet.T5ForConditionalGeneration.from_pretrained(folder, quantization_config=config)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["", "bfloat16"])
+def test_rounded_models_run_natively(folder: Path, config: Any, dtype: torch.dtype) -> None:
+    model = quintet.T5ForConditionalGeneration.from_pretrained(folder, quantization_config=config, dtype=dtype)
     assert engine_of(model) is NativeEngine
     with eager(model):
         expected = first_logits(model)

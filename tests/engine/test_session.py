@@ -137,6 +137,19 @@ def test_long_targets(isa: str) -> None:
     both.step(1)
 
 
+def test_threads_wait_for_each_other(isa: str) -> None:
+    """A token reads keys of its own step that another thread may have made. (`make sanitize` sees any such race.)"""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        both = Both(small_model(), sources([5, 9, 33]))
+        both.step(66, "step_all")
+        both.step(40, "step_states")
+        both.step(1)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_everything_taken_back(isa: str) -> None:
     both = Both(make_model(), sources([5, 9]))
     both.step(4)
