@@ -23,13 +23,22 @@ import torch.nn.functional as F
 from machine import describe
 
 import quintet
+from quintet.model.engines import choose_engine
+from quintet.model.inputs import Inputs
 from quintet.quantize import QuantizationConfig, TorchAoConfig
 
 KINDS = ("q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head")
-OWN = {
-    "int8": "int8",
-    "int4": "int4",
-    "int4, group 64": QuantizationConfig(4, 64),
+EAGER: dict[str, dict[str, Any]] = {
+    "int8": {"quantization_config": "int8"},
+    "int4": {"quantization_config": "int4"},
+    "int4, group 64": {"quantization_config": QuantizationConfig(4, 64)},
+}
+NATIVE: dict[str, dict[str, Any]] = {  # rounds activations, too
+    "native float32": {},
+    "native bfloat16": {"dtype": torch.bfloat16},
+    "native int8": {"quantization_config": "int8"},
+    "native int8, bfloat16": {"quantization_config": "int8", "dtype": torch.bfloat16},
+    "native int4, bfloat16": {"quantization_config": "int4", "dtype": torch.bfloat16},
 }
 BATCH = 16
 
@@ -40,6 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder with tatoeba/ and scitldr/")
     parser.add_argument("--sentences", type=int, default=64, help="pairs of each language")
     parser.add_argument("--summaries", type=int, default=16)
+    parser.add_argument("--native", action="store_true", help="only what the native engine computes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     print(describe())
@@ -50,29 +60,35 @@ def main() -> None:
         "tldr": _summaries(options.data, options.summaries),
     }
     batches = {name: list(_batches(tokenizer, pairs)) for name, pairs in texts.items()}
-    rows = [{"what": "float32", **_figures(_load(options.model, None), batches, reference := {})}]
+    rows = [{"what": "float32", **_figures(_load(options.model), batches, reference := {})}]
     _print_row(rows[0], batches)
-    for what, quantization in _quantizations().items():
-        rows.append({"what": what, **_figures(_load(options.model, quantization), batches, reference)})
+    for what, keywords in _choices(options.native).items():
+        rows.append({"what": what, **_figures(_load(options.model, **keywords), batches, reference)})
         _print_row(rows[-1], batches)
+    if options.native:
+        return
     kinds = [_sensitivity(options.model, kind, batches, reference) for kind in KINDS]
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": describe(), "rows": rows, "kinds": kinds}, indent=2) + "\n")
 
 
-def _quantizations() -> dict[str, Any]:
+def _choices(only_native: bool) -> dict[str, dict[str, Any]]:
+    """What is measured, and the keywords of `from_pretrained` for it."""
+    native = {what: {"engine": "auto", **keywords} for what, keywords in NATIVE.items()}
+    if only_native:
+        return native
     if importlib.util.find_spec("torchao") is None:
-        return OWN
+        return EAGER | native
     torchao = {
-        "torchao int8": TorchAoConfig("int8_weight_only"),
-        "torchao int4, group 128": TorchAoConfig("int4_weight_only", group_size=128),
-        "torchao int4, group 32": TorchAoConfig("int4_weight_only", group_size=32),
+        "torchao int8": {"quantization_config": TorchAoConfig("int8_weight_only")},
+        "torchao int4, group 128": {"quantization_config": TorchAoConfig("int4_weight_only", group_size=128)},
+        "torchao int4, group 32": {"quantization_config": TorchAoConfig("int4_weight_only", group_size=32)},
     }
-    return OWN | torchao
+    return EAGER | torchao | native
 
 
-def _load(folder: Path, quantization: Any) -> Any:
-    return quintet.T5ForConditionalGeneration.from_pretrained(folder, quantization_config=quantization)
+def _load(folder: Path, engine: str = "eager", **keywords: Any) -> Any:
+    return quintet.T5ForConditionalGeneration.from_pretrained(folder, engine=engine, **keywords)
 
 
 # -- texts
@@ -133,8 +149,14 @@ def _figures(
 
 def _predictions(model: Any, group: list[dict[str, torch.Tensor]]) -> torch.Tensor:
     """Log-probabilities (target tokens, vocabulary)."""
-    rows = [model(**batch).logits[batch["labels"] != -100] for batch in group]
-    return torch.cat(rows).log_softmax(-1)
+    rows = []
+    for batch in group:
+        inputs = Inputs(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        engine = choose_engine(model, inputs)
+        session = engine.session(inputs, engine.encode(inputs), batch["labels"].shape[1])
+        scores = session.step_all(model.prepare_decoder_input_ids_from_labels(batch["labels"]))
+        rows.append(scores[batch["labels"] != -100])
+    return torch.cat(rows).float().log_softmax(-1)
 
 
 def _divergence(expected: torch.Tensor, predicted: torch.Tensor) -> float:
@@ -159,7 +181,7 @@ def _sensitivity(folder: Path, kind: str, batches: dict[str, Any], reference: di
     kept = tuple(other for other in KINDS if other != kind)
     row: dict[str, Any] = {"kind": kind}
     for bits, group_size in ((8, None), (4, 32)):
-        model = _load(folder, QuantizationConfig(bits, group_size, kept))
+        model = _load(folder, quantization_config=QuantizationConfig(bits, group_size, kept))
         names = [name for name in batches if name != "tldr"]
         found = [_divergence(reference[name]["predicted"], _predictions(model, batches[name])) for name in names]
         row[f"int{bits}"] = sum(found) / len(found)

@@ -34,6 +34,11 @@ INLINE void panel_tile(const quintet_matrix &w, int64_t row, const Packed &x, in
     struct Four {
         constexpr operator int64_t() const { return 4; }
     };
+    const int64_t ahead = bytes_ahead(ROWS * bytes);
+    for (; at + 64 <= bytes; at += 64) {
+        for (int r = 0; r < ROWS; r++) prefetch(weights + r * bytes + at + ahead);
+        for (int word = 0; word < 64; word += 4) step(at + word, Four{});
+    }
     for (; at + 4 <= bytes; at += 4) step(at, Four{});
     if (at < bytes) step(at, bytes - at);  // the panel's rows are filled up with zeros
 #pragma GCC unroll 8
