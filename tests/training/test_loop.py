@@ -99,6 +99,7 @@ def test_packed_rows_train_too(tmp_path: Path) -> None:
         {"gradient_checkpointing": True},
         {"bf16": True},
         {"per_device_train_tokens": 512},
+        {"attn_implementation": "eager"},
         pytest.param({"torch_compile": True}, marks=pytest.mark.sweep),
     ],
 )
