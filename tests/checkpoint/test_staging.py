@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quintet.checkpoint import save_tensors
-from quintet.files import staged
+from quintet.files import new_folder, staged
 from quintet.files.names import is_index, is_shard, superseded
 
 from .tiny import assert_same, read, snapshot, some_tensors
@@ -174,3 +174,27 @@ def test_which_files_belong_to_a_former_checkpoint():
     assert superseded(["config.json"], held) == []
     assert [name for name in held if is_index(name)] == [half[1], index]
     assert [name for name in held if is_shard(name)] == [half[2], *shards]
+
+
+def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "target"
+    with new_folder(target) as inside:
+        (inside / "sub").mkdir()
+        (inside / "sub" / "file").write_text("text")
+        assert not target.exists()
+    assert (target / "sub" / "file").read_text() == "text"
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    made = tmp_path / "made"
+    made.mkdir()
+    assert target.stat().st_mode == made.stat().st_mode  # others may read it, if the umask lets them
+
+
+def test_a_new_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError), new_folder(tmp_path / "target") as inside:
+        inside.write_text("text")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "mine").touch()
+    with pytest.raises(OSError, match="not empty"), new_folder(tmp_path / "target"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["target", "mine"]

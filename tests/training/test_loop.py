@@ -16,7 +16,7 @@ from quintet.training.logs import read_log
 from quintet.training.loop import FAILED_BATCH, NotFiniteError, make_step
 from quintet.training.running import run_training
 
-from .runs import config_of, new_run, settings, weights
+from .runs import config_of, new_run, same, settings, weights
 
 STILL = {"config_overrides": {"dropout_rate": 0.0}}  # what differs between two runs is then no dropout
 
@@ -99,6 +99,7 @@ def test_packed_rows_train_too(tmp_path: Path) -> None:
         {"gradient_checkpointing": True},
         {"bf16": True},
         {"per_device_train_tokens": 512},
+        {"attn_implementation": "eager"},
         pytest.param({"torch_compile": True}, marks=pytest.mark.sweep),
     ],
 )
@@ -126,6 +127,18 @@ def test_the_learning_rate_follows_its_schedule(tmp_path: Path) -> None:
     run_training(config_of(tmp_path, **falls, logging_steps=1))
     rates = [record["learning_rate"] for record in read_log(tmp_path / "run")]
     assert rates == pytest.approx([0, 4e-3, 8e-3, 6e-3, 4e-3, 2e-3])
+
+
+def test_the_optimiser_takes_the_rate_of_the_step(tmp_path: Path) -> None:
+    """A warm-up begins at 0: the first step moves nothing."""
+    run = new_run(tmp_path, optim="adamw_torch", warmup_steps=2)
+    before = weights(run)
+    rows = next(run.batches)
+    make_step(run, [rows])
+    assert same(weights(run), before)
+    make_step(run, [rows])
+    moved = (weights(run)["shared.weight"] - before["shared.weight"]).abs().max().item()
+    assert moved == pytest.approx(0.5e-4, rel=0.2)  # Adam's first steps have the size of the rate
 
 
 def test_frozen_parts_stay(tmp_path: Path) -> None:

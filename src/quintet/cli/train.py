@@ -61,5 +61,6 @@ def _run(cls: type, path: Path | None, flags: dict[str, Any], resume: bool, debu
         from quintet.training.display import Display
         from quintet.training.running import run_training
 
-        run_training(config, resume, Display)
-        typer.echo(config.run.output_dir)
+        run = run_training(config, resume, Display)
+        if run.world.is_main:
+            typer.echo(config.run.output_dir)

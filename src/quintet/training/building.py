@@ -109,6 +109,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> tuple[torch.op
 
 
 def _prepare(model: T5ForConditionalGeneration, config: AnyConfig, world: World) -> None:
+    model.set_attn_implementation(config.model.attn_implementation)
     freeze(model, config.model.freeze)
     if config.model.gradient_checkpointing:
         model.gradient_checkpointing_enable()

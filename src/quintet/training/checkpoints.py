@@ -61,7 +61,7 @@ def save(run: Run) -> None:
     weights = run.model.state_dict() if run.adapters is None else merged_weights(run.model)
     weights = {name: whole(tensor) for name, tensor in weights.items()}
     moments = {name: whole(tensor) for name, tensor in _optimizer_state(run).items()}
-    if run.world.is_main and not target.exists():
+    if run.world.is_main:
         with new_folder(target) as staging:
             run.model.save_pretrained(staging, state_dict=weights)
             run.tokenizer.save_pretrained(staging)

@@ -54,6 +54,7 @@ class ModelConfig:
         None, "the adapters' scale is lora_alpha / lora_rank; 2 x lora_rank if not given"
     )
     lora_target_modules: list[str] = setting(["q", "v"], "the layers that get adapters")
+    attn_implementation: Literal["sdpa", "eager"] = setting("sdpa", "eager is faster for short texts on a CPU")
     gradient_checkpointing: bool = setting(False, "compute blocks twice instead of keeping what they computed")
     torch_compile: bool = setting(False, "compile the stacks")
 
