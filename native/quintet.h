@@ -2,8 +2,8 @@
 
    A model is described by pointers to its weights, which stay where they are and belong to the caller; they are read
    anew in each call and must stay valid until the call, or the session, ends. Matrices are (outputs, inputs), row by
-   row. Functions that return int return 0, or -1 with quintet_error() saying why. Any thread may call; calls wait for
-   each other. */
+   row. Functions that return int return 0, or -1 with quintet_error() saying why. Any thread may call, of one session
+   one at a time; calls wait for each other. */
 #ifndef QUINTET_H
 #define QUINTET_H
 
