@@ -1,11 +1,16 @@
 """Fixtures every test may use."""
 
 import os
+import signal
 from pathlib import Path
 
 # Tests are small: one thread each is fastest, and several workers with several threads each would wait for each other.
 # Set before torch is imported, and for the programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A run in the background ignores Ctrl-C, and so would the programs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -367,10 +367,16 @@ def test_the_engine_is_chosen_where_a_model_is_loaded(folder: Path) -> None:
 def test_unknown_engines_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="engine must be 'auto' or 'eager', got 'nonsense'"):
         quintet.T5ForConditionalGeneration.from_pretrained(folder, engine="nonsense")
-    model = make_model()
-    model.engine = "nonsense"
     with pytest.raises(ValueError, match="engine must be 'auto' or 'eager', got 'nonsense'"):
-        model.generate(IDS, max_new_tokens=1)
+        make_model().engine = "nonsense"
+
+
+def test_a_model_within_a_model_has_its_engine() -> None:
+    config = quintet.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    model = quintet.T5ForTokenClassification(config).eval()
+    assert (model.engine, model.transformer.engine) == ("auto", "auto")
+    model.engine = "eager"
+    assert model.transformer.engine == "eager"
 
 
 def test_an_installation_without_the_library(monkeypatch, caplog, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,10 @@ def squad(shared: Path) -> list[dict[str, str]]:
 )
 def test_results(options: dict[str, Any], pipes: Pipes) -> None:
     ours, theirs = pipes()
-    result = ours(question=QUESTION, context=CONTEXT, **options)
-    assert close(result, theirs(question=QUESTION, context=CONTEXT, **options))
+    result, expected = (pipe(question=QUESTION, context=CONTEXT, **options) for pipe in (ours, theirs))
+    if options.get("top_k") == 500:  # rounding decides the order of answers that are as good as equal
+        result, expected = (sorted(found, key=itemgetter("start", "end")) for found in (result, expected))
+    assert close(result, expected)
     for answer in result if isinstance(result, list) else [result]:
         assert CONTEXT[answer["start"] : answer["end"]] == answer["answer"]
 

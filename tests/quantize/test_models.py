@@ -42,7 +42,8 @@ def rounded_pair(library: Any, folder: Path, head: str, quantization: Any, varia
     """A quantized model, and a plain one of `library` with the weights that its integers stand for."""
     options["attn_implementation"] = "eager"
     name = f"{VARIANTS[variant].family}{head}"
-    ours = getattr(quintet, name).from_pretrained(folder, quantization_config=quantization, **options)
+    # The native engine rounds activations, too.
+    ours = getattr(quintet, name).from_pretrained(folder, quantization_config=quantization, engine="eager", **options)
     theirs = getattr(library, name).from_pretrained(folder, **options).eval()
     for path, layer in quantized_layers(ours).items():
         weight = theirs.get_parameter(f"{path}.weight")

@@ -42,7 +42,7 @@ def native_plan(model: T5PreTrainedModel) -> tuple[Library, Plan]:
     Raises Unsupported, which says why, where the model must compute by itself: on another device, in training, under
     a compiler, with hooks or foreign layers, in float16.
     """
-    if check_engine(model.engine) == "eager":
+    if model.engine == "eager":
         raise Unsupported("engine='eager'")
     _check_surroundings(model)
     library = load_library()

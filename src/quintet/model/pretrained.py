@@ -36,8 +36,7 @@ class T5PreTrainedModel(nn.Module):
     _keep_in_fp32_modules: ClassVar[list[str]] = ["wo"]
 
     generation_config: GenerationConfig | None = None
-    engine: str = "auto"
-    """Who computes where it can: the native engine ("auto"), or always the network's own layers ("eager")."""
+    _engine: str = "auto"
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -233,6 +232,21 @@ class T5PreTrainedModel(nn.Module):
     def stacks(self) -> list[T5Stack]:
         """The encoder and, if there is one, the decoder."""
         return [module for module in self.modules() if isinstance(module, T5Stack)]
+
+    @property
+    def engine(self) -> str:
+        """Who computes where it can: the native engine ("auto"), or always the network's own layers ("eager").
+
+        To be set; ValueError for another name. Counts for models within the model, too.
+        """
+        return self._engine
+
+    @engine.setter
+    def engine(self, name: str) -> None:
+        check_engine(name)
+        for module in self.modules():
+            if isinstance(module, T5PreTrainedModel):
+                module._engine = name
 
     @property
     def dtype(self) -> torch.dtype:
