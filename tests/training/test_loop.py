@@ -93,6 +93,7 @@ def test_packed_rows_train_too(tmp_path: Path) -> None:
     assert loss == pytest.approx(one_by_one.cross_entropy.item() / one_by_one.target_tokens, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's compiler imports what torch deprecates
 @pytest.mark.parametrize(
     "values",
     [
