@@ -24,7 +24,6 @@ using namespace quintet;
 namespace {
 
 constexpr int64_t LANES = 16;
-constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
 
 thread_local std::string last_error;
 

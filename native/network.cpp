@@ -5,12 +5,11 @@
 
 namespace quintet::QUINTET_ISA {
 
-constexpr int64_t ROWS_AT_ONCE = 96;            // of weights, in an item of a product
-constexpr int64_t BYTES_AT_ONCE = 256 << 10;    // of tokens' numbers, so that they stay in the second-level cache
-constexpr int64_t NUMBERS_AT_ONCE = 512;        // of each token, in an item of an activation
-constexpr int64_t PANELS_OF_FEED_FORWARD = 64;  // its inner numbers are many; they are not held for more at a time
-constexpr int64_t SCORED_AT_ONCE = 6;           // panels; a multiple of what a product takes at once
-constexpr int64_t MOST_NUMBERS = 256;           // of a head (d_kv)
+constexpr int64_t ROWS_AT_ONCE = 96;          // of weights, in an item of a product
+constexpr int64_t BYTES_AT_ONCE = 256 << 10;  // of tokens' numbers, so that they stay in the second-level cache
+constexpr int64_t NUMBERS_AT_ONCE = 512;      // of each token, in an item of an activation
+constexpr int64_t SCORED_AT_ONCE = 6;         // panels; a multiple of what a product takes at once
+constexpr int64_t MOST_NUMBERS = 256;         // of a head (d_kv)
 
 // One pass of `panels` blocks of L tokens through the layers of a stack.
 template <int L>

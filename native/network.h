@@ -6,6 +6,9 @@
 
 namespace quintet {
 
+// Panels whose inner numbers are held at a time: a feed-forward layer has many of them.
+constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
+
 // Room for one pass of some tokens through a stack. Blocks are (numbers, L) each, one for each panel or token.
 struct Space {
     int64_t members;   // the threads that there is room for

@@ -20,6 +20,7 @@ from quintet.training.running import run_training
 from quintet.training.settings import build, describe
 
 from ..test_cli import PROGRAM, run
+from ..test_cli_commands import refusal
 from .runs import settings, write_model
 
 pytestmark = pytest.mark.skipif(not PROGRAM.is_file(), reason="the package is not installed: no program `quintet`")
@@ -37,14 +38,6 @@ def output(*arguments: str | Path) -> str:
     result = run(*arguments)
     assert result.returncode == 0, result.stderr.decode()
     return result.stdout.decode("utf-8")
-
-
-def refusal(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert (result.returncode, result.stdout) == (1, b"")
-    message = result.stderr.decode("utf-8")
-    assert message.count("\n") == 1, message
-    return message
 
 
 def test_train_then_resume_then_evaluate(tmp_path: Path) -> None:
