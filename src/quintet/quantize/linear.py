@@ -54,18 +54,26 @@ class QuantizedLinear(nn.Module):
         return f"{sizes}, bits={self.bits}, group_size={self.group_size}"
 
 
+def linears_to_quantize(model: nn.Module, config: QuantizationConfig) -> list[tuple[str, nn.Linear]]:
+    """The layers, by name, whose weights `config` rounds. Raises ValueError for one that is tied with the embeddings."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    found = []
+    for name, module in model.named_modules():
+        kept = any(part in config.modules_to_not_convert for part in name.split("."))
+        if not isinstance(module, nn.Linear) or module.bias is not None or kept:
+            continue
+        if id(module.weight) in embeddings:
+            raise ValueError(f"{name} is tied with the embeddings: add it to modules_to_not_convert")
+        found.append((name, module))
+    return found
+
+
 def replace_linears(model: nn.Module, config: QuantizationConfig) -> None:
     """Put empty quantized layers where `config` wants them, on the current default device.
 
     Raises ValueError, naming the layer, if the groups do not divide its inputs, or if it is tied with the embeddings.
     """
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    for name, linear in linears:
-        if linear.bias is not None or any(part in config.modules_to_not_convert for part in name.split(".")):
-            continue
-        if id(linear.weight) in embeddings:
-            raise ValueError(f"{name} is tied with the embeddings: add it to modules_to_not_convert")
+    for name, linear in linears_to_quantize(model, config):
         try:
             model.set_submodule(name, QuantizedLinear(linear.in_features, linear.out_features, config))
         except ValueError as error:
