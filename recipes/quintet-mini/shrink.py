@@ -28,7 +28,9 @@ def shrink(whole: T5ForConditionalGeneration, decoder_blocks: list[int], tie: bo
             weights[name] = whole.state_dict()[f"decoder.block.{decoder_blocks[int(place)]}.{rest}"].float()
     if tie:
         scale = 1 / weights["shared.weight"].std()
-        into_stream = [name for name in weights if name.endswith((*INTO_THE_STREAM, "shared.weight", "embed_tokens.weight"))]
+        into_stream = [
+            name for name in weights if name.endswith((*INTO_THE_STREAM, "shared.weight", "embed_tokens.weight"))
+        ]
         weights |= {name: weights[name] * scale for name in into_stream}
         weights["lm_head.weight"] = weights["shared.weight"]
     smaller.load_state_dict({name: weights[name] for name in smaller.state_dict()})
