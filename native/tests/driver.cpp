@@ -164,10 +164,11 @@ struct Network {
         };
         encoder = {layer(false), layer(false)};
         decoder = {layer(true)};
-        const quintet_matrix embedding = storage.matrix(plain, VOCABULARY, d_model);
+        const int32_t vocabulary = type == QUINTET_INT4 ? QUINTET_INT8 : plain;
+        const quintet_matrix embedding = storage.matrix(vocabulary, VOCABULARY, d_model);
         model.encoder = {embedding, storage.matrix(plain, 1, d_model), encoder.data(), 2};
         model.decoder = {embedding, storage.matrix(plain, 1, d_model), decoder.data(), 1};
-        model.head = storage.matrix(plain, VOCABULARY, d_model);
+        model.head = storage.matrix(vocabulary, VOCABULARY, d_model);
         model.head_scale = 1.f;
         model.epsilon = 1e-6f;
         model.d_model = d_model;
