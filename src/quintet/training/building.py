@@ -11,6 +11,7 @@ from torch import nn
 from quintet.auto import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from quintet.config import T5Config
 from quintet.model.heads import T5ForConditionalGeneration
+from quintet.quantize import QuantizationConfig
 from quintet.tokenizers.base import TokenizerBase
 from quintet.training.adapters import add_adapters
 from quintet.training.config import LEARNING_RATES, AnyConfig, BatchConfig, ModelConfig, OptimizerConfig, check
@@ -22,6 +23,7 @@ from quintet.training.evaluation import Evaluator
 from quintet.training.loop import LossOfBatch, Run
 from quintet.training.optimizers import Adafactor, ScaledAdamW, freeze, parameter_groups
 from quintet.training.parallel import World, spread
+from quintet.training.rounding import Rounding
 from quintet.training.schedules import schedule
 from quintet.training.sets import cache_folder, held_out_sets, training_stream
 
@@ -59,6 +61,7 @@ def build_run(config: AnyConfig, world: World) -> Run:
         optimizer=optimizer,
         learning_rate=lambda step: peak * factor(step),
         precision=_precision(config, world),
+        rounding=Rounding(model, _quantization(config.model)),
         examples_per_epoch=sum(len(one) for one in stream.sets),
         evaluator=evaluator,
         adapters=adapters,
@@ -106,6 +109,15 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> tuple[torch.op
     if config.optim == "adamw_scaled":
         return ScaledAdamW(groups, lr=peak, **options), peak
     return torch.optim.AdamW(groups, lr=peak, fused=True, **options), peak
+
+
+def _quantization(config: ModelConfig) -> QuantizationConfig | None:
+    if not config.quantization_config:
+        return None
+    try:
+        return QuantizationConfig(**config.quantization_config)
+    except TypeError as error:
+        raise ValueError(f"quantization_config: {error}") from error
 
 
 def _prepare(model: T5ForConditionalGeneration, config: AnyConfig, world: World) -> None:

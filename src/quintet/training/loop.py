@@ -26,6 +26,7 @@ from quintet.training.data.collators import IGNORED
 from quintet.training.evaluation import Evaluation, Evaluator
 from quintet.training.loss import Loss, text_to_text_loss
 from quintet.training.parallel import World, usable, whole
+from quintet.training.rounding import Rounding
 
 FAILED_BATCH = "failed-batch.json"
 
@@ -59,6 +60,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
     precision: Any
+    rounding: Rounding
     examples_per_epoch: int
     evaluator: Evaluator | None = None
     adapters: Any = None
@@ -121,7 +123,7 @@ def train(run: Run, observers: Sequence[Observer], save: Callable[[Run], None]) 
         step = run.progress.step
         is_best = False
         if run.evaluator is not None and is_due(step, config.evaluation.eval_steps, config.optimizer.max_steps):
-            with usable(run.network):
+            with usable(run.network), run.rounding():
                 found = run.evaluator(run.model)
             is_best = note(run, found)
             for observer in observers:
@@ -142,12 +144,13 @@ def make_step(run: Run, drawn: Sequence[Sequence[Any]]) -> Step:
     # Gradients are averaged over processes; divided by their number's share of the tokens, they are summed.
     normalizer = target_tokens / run.world.size
     cross_entropy = torch.zeros((), device=run.world.device)
-    for rows in drawn:
-        batch = to_tensors(run, rows)
-        with run.precision:
-            loss = run.network(batch, normalizer)
-        loss.value.backward()
-        cross_entropy += loss.cross_entropy
+    with run.rounding():
+        for rows in drawn:
+            batch = to_tensors(run, rows)
+            with run.precision:
+                loss = run.network(batch, normalizer)
+            loss.value.backward()
+            cross_entropy += loss.cross_entropy
     norm = clip(run)
     if not math.isfinite(norm):
         path = keep_for_inspection(run, drawn)

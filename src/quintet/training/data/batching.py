@@ -18,6 +18,9 @@ from quintet.training.data.examples import Example, lengths_of
 from quintet.training.data.packing import pack
 from quintet.training.data.stream import Stream, Ticket
 
+SMALLEST_WINDOW = 8192
+BATCHES_IN_WINDOW = 32
+"""In a window of few batches the examples of each would differ in length: a quarter of the tokens would be padding."""
 _SHUFFLE = 3  # the stream's own random numbers are 0 to 2
 
 Row = TypeVar("Row")
@@ -99,7 +102,9 @@ class BucketedBatches(Batches[Example]):
     Raises ValueError if an example may be over the limits.
     """
 
-    def __init__(self, stream: Stream, limits: Limits, window: int = 8192) -> None:
+    def __init__(self, stream: Stream, limits: Limits, window: int | None = None) -> None:
+        if window is None:
+            window = max(SMALLEST_WINDOW, BATCHES_IN_WINDOW * (limits.max_examples or 0))
         _check_positive(window=window)
         limits.check(stream.longest)
         super().__init__(stream, window, asdict(limits))
