@@ -24,6 +24,10 @@ def convert(
     ] = None,
     quantize: options.Quantize = None,
     group_size: Annotated[int | None, typer.Option(metavar="N", help="Weights that share a scale (int4: 32).")] = None,
+    dequantize: Annotated[
+        bool,
+        typer.Option("--dequantize", help="Write rounded weights as floats that any library reads (float32)."),
+    ] = False,
     format: Annotated[Literal["safetensors", "bin"], typer.Option(help="Format of the weights.")] = "safetensors",
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The largest file, such as 200MB.")] = "5GB",
     overwrite: options.Overwrite = False,
@@ -36,12 +40,18 @@ def convert(
       quintet convert google/flan-t5-small small-bf16 --dtype bfloat16
 
       quintet convert google/flan-t5-small int4 --quantize int4 --group-size 64
+
+      quintet convert quintet-mini mini-float --dequantize
     """
     with in_one_line(debug):
         from quintet.checkpoint.writing import check_shard_size
         from quintet.files import staged
 
-        dtype, quantize = dtype_and_rounding(precision, dtype, quantize, default="auto")
+        # Products of integers and scales are exact in float32 only.
+        unless_told = "float32" if dequantize else "auto"
+        dtype, quantize = dtype_and_rounding(precision, dtype, quantize, default=unless_told)
+        if dequantize and quantize is not None:
+            raise Failure("--dequantize writes floats, and rounded ones were asked for, too: choose one")
         refuse_unwritable_folder(output)
         refuse_existing(output, overwrite)
         check_shard_size(max_shard_size)
@@ -50,6 +60,8 @@ def convert(
         refuse_missing(model, found)
         tokenizer = _tokenizer(model)
         network = type(found.model).from_pretrained(model, dtype=dtype, quantization_config=quantization)
+        if dequantize:
+            network.dequantize()
         with staged(output, former=_saved_files(output)) as folder:
             network.save_pretrained(folder, max_shard_size=max_shard_size, safe_serialization=format == "safetensors")
             if tokenizer is not None:

@@ -13,7 +13,7 @@ from quintet.checkpoint import save_tensors
 from quintet.config import T5Config
 from quintet.files import staged
 from quintet.generation.config import GenerationConfig
-from quintet.model import embeddings, loading
+from quintet.model import embeddings, loading, restoring
 from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
 from quintet.model.plans import check_engine
@@ -141,6 +141,15 @@ class T5PreTrainedModel(nn.Module):
             save_tensors(
                 tensors, folder, max_shard_size=max_shard_size, safe_serialization=safe_serialization, variant=variant
             )
+
+    def dequantize(self) -> T5PreTrainedModel:
+        """Turn rounded weights back into floats, those that the model computes with; returns the model itself.
+
+        It can then be trained, and saved as other libraries read it: in float32 with the very same weights, while in
+        narrower dtypes each is rounded to the dtype once more. Raises ValueError for a model that is not quantized.
+        """
+        restoring.restore_floats(self)
+        return self
 
     def _unique_tensors(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A state dict without the second names of tied weights."""
