@@ -49,7 +49,7 @@ typedef struct {
 } quintet_layer;
 
 typedef struct {
-    quintet_matrix embedding; /* (vocabulary, d_model), float32 or bfloat16 */
+    quintet_matrix embedding; /* (vocabulary, d_model), anything but int4 */
     quintet_matrix norm;      /* after the last layer */
     const quintet_layer *layers;
     int64_t count;

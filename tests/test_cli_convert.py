@@ -90,6 +90,14 @@ def test_group_sizes_are_the_library_s(bits: int, group_size: int | None, tiny: 
     assert_equal(loaded(output), loaded(tiny, quantization_config=wanted))
 
 
+def test_the_vocabulary_too(tiny: Path, tmp_path: Path) -> None:
+    converted(tiny, tmp_path / "out", "--precision", "int4", "--vocabulary-bits", "8")
+    wanted = QuantizationConfig(4, 32, vocabulary_bits=8)
+    again = loaded(tmp_path / "out", dtype="auto")
+    assert_equal(again, loaded(tiny, dtype=torch.bfloat16, quantization_config=wanted))
+    assert again["shared.weight"].dtype == torch.int8
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype", "rounding"),
     [
@@ -183,6 +191,8 @@ def test_bad_options(options: tuple[str, ...], message: str, tiny: Path, tmp_pat
     [
         (("--group-size", "32"), "add --quantize int4"),
         (("--precision", "bf16", "--group-size", "32"), "add --quantize int4"),
+        (("--vocabulary-bits", "8"), "--vocabulary-bits is for rounded weights: add --quantize int4"),
+        (("--quantize", "int8", "--vocabulary-bits", "4"), "vocabulary_bits must be 8 or None, got 4"),
         (("--precision", "fp8"), "--precision must be one of fp32, bf16, int8, int4, got 'fp8'"),
         (("--precision", "int8", "--dtype", "auto"), "give --precision or --dtype, not both"),
         (("--precision", "int8", "--quantize", "int8"), "give --precision or --quantize, not both"),

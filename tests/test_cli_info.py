@@ -17,6 +17,7 @@ import quintet
 from quintet.cli.facts import describe
 from quintet.cli.info import _page
 from quintet.config.variants import variant_of
+from quintet.quantize import QuantizationConfig
 
 from .checkpoint.test_fp8 import saved_encoder, to_fp8
 from .checkpoint.test_gguf import pair as wide_pair
@@ -126,6 +127,20 @@ def test_memory_is_what_loading_takes(head: str, tmp_path: Path) -> None:
     assert facts["quantization"]["bits"] == 4
     assert facts["missing"] == facts["unexpected"] == []
     assert "to 4 bits, a scale for each 32 inputs" in printed(facts)
+
+
+@pytest.mark.parametrize("variant", ["t5", "v1.1"])
+def test_a_rounded_vocabulary(variant: str, tmp_path: Path) -> None:
+    plain = make_pair("ForConditionalGeneration", variant, **MATRICES).ours
+    plain.save_pretrained(tmp_path / "float")
+    rounding = QuantizationConfig(4, 32, vocabulary_bits=8)
+    model = quintet.T5ForConditionalGeneration.from_pretrained(tmp_path / "float", quantization_config=rounding)
+    model.save_pretrained(tmp_path / "int4")
+    facts = describe(str(tmp_path / "int4"))
+    assert facts["memory"]["as saved"]["float32"] == sum(parameter.nbytes for parameter in model.parameters())
+    assert facts["parameters"]["total"] == plain.num_parameters()
+    assert facts["missing"] == facts["unexpected"] == []
+    assert "to 4 bits, a scale for each 32 inputs; the vocabulary to 8 bits" in printed(facts)
 
 
 def test_a_rounding_that_does_not_divide_the_sizes_is_left_out(tmp_path: Path) -> None:

@@ -399,8 +399,14 @@ def test_an_installation_without_the_library(monkeypatch, caplog, tmp_path: Path
 
 @pytest.mark.parametrize(
     "config",
-    ["int8", QuantizationConfig(4), QuantizationConfig(4, group_size=16)],
-    ids=["int8", "int4", "int4 in groups"],
+    [
+        "int8",
+        QuantizationConfig(4),
+        QuantizationConfig(4, group_size=16),
+        QuantizationConfig(8, vocabulary_bits=8),
+        QuantizationConfig(4, vocabulary_bits=8),
+    ],
+    ids=["int8", "int4", "int4 in groups", "int8 with vocabulary", "int4, vocabulary int8"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["", "bfloat16"])
 def test_rounded_models_run_natively(folder: Path, config: Any, dtype: torch.dtype) -> None:

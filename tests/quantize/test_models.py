@@ -15,55 +15,20 @@ from safetensors.torch import load_file, save_file
 
 import quintet
 from quintet import TorchAoConfig
-from quintet.quantize import QuantizationConfig, QuantizedLinear
+from quintet.quantize import QuantizationConfig
 
-from ..model.reference import EOS, HEADS, PAD, SIZES, VARIANTS, Pair, assert_same, make_batch, make_pair
+from ..model.reference import EOS, HEADS, PAD, SIZES, assert_same, make_batch, make_pair
+from .models import WIDE_ENOUGH, assert_equal_models, edit_config, load, quantized_layers, rounded_pair, saved
 
 PRESETS = ("int8", "int4")
+ROUNDINGS = [*PRESETS, pytest.param(QuantizationConfig(4, 32, vocabulary_bits=8), id="int4, vocabulary int8")]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-WIDE_ENOUGH = {"d_ff": 64}  # int4 rounds in groups of 32
-
-
-def saved(tmp_path: Path, head: str = "ForConditionalGeneration", variant: str = "t5", **changes: Any) -> Path:
-    make_pair(head, variant, **WIDE_ENOUGH, **changes).theirs.save_pretrained(tmp_path / "float")
-    return tmp_path / "float"
-
-
-def load(folder: Path, head: str = "ForConditionalGeneration", **options: Any) -> Any:
-    return getattr(quintet, f"T5{head}").from_pretrained(folder, **options)
-
-
-def quantized_layers(model: torch.nn.Module) -> dict[str, QuantizedLinear]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
-
-
-@torch.no_grad()
-def rounded_pair(library: Any, folder: Path, head: str, quantization: Any, variant: str = "t5", **options: Any) -> Pair:
-    """A quantized model, and a plain one of `library` with the weights that its integers stand for."""
-    options["attn_implementation"] = "eager"
-    name = f"{VARIANTS[variant].family}{head}"
-    # The native engine rounds activations, too.
-    ours = getattr(quintet, name).from_pretrained(folder, quantization_config=quantization, engine="eager", **options)
-    theirs = getattr(library, name).from_pretrained(folder, **options).eval()
-    for path, layer in quantized_layers(ours).items():
-        weight = theirs.get_parameter(f"{path}.weight")
-        assert weight.dtype == layer.dequantized().dtype, path
-        assert not torch.equal(weight, layer.dequantized()), path
-        weight.copy_(layer.dequantized())
-    return Pair(ours, theirs)
-
-
-def assert_equal_models(one: Any, other: Any) -> None:
-    assert one.state_dict().keys() == other.state_dict().keys()
-    for name, tensor in one.state_dict().items():
-        assert other.state_dict()[name].dtype == tensor.dtype, name
-        assert torch.equal(other.state_dict()[name], tensor), name
 
 
 # -- what it computes
 
 
-@pytest.mark.parametrize("quantization", PRESETS)
+@pytest.mark.parametrize("quantization", ROUNDINGS)
 @pytest.mark.parametrize("variant", ["t5", "v1.1", "umt5"])
 def test_outputs_are_the_reference_s_with_rounded_weights(variant, quantization, tmp_path):
     head = "ForConditionalGeneration"
@@ -74,7 +39,7 @@ def test_outputs_are_the_reference_s_with_rounded_weights(variant, quantization,
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("quantization", PRESETS)
+@pytest.mark.parametrize("quantization", ROUNDINGS)
 @pytest.mark.parametrize("variant", ["t5", "v1.1"])
 def test_in_every_dtype_outputs_are_exactly_those_of_rounded_weights(variant, quantization, dtype, tmp_path):
     head = "ForConditionalGeneration"
@@ -86,15 +51,16 @@ def test_in_every_dtype_outputs_are_exactly_those_of_rounded_weights(variant, qu
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("quantization", ROUNDINGS[::2])
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head(head, tmp_path):
-    ours, theirs = rounded_pair(transformers, saved(tmp_path, head), head, "int8")
+def test_every_head(head, quantization, tmp_path):
+    ours, theirs = rounded_pair(transformers, saved(tmp_path, head), head, quantization)
     batch = make_batch(head)
     with torch.no_grad():
         assert_same(ours(**batch)[0], theirs(**batch)[0])
 
 
-@pytest.mark.parametrize("quantization", PRESETS)
+@pytest.mark.parametrize("quantization", ROUNDINGS)
 def test_generation(quantization, tmp_path):
     ours, theirs = rounded_pair(transformers, saved(tmp_path), "ForConditionalGeneration", quantization)
     batch = {name: make_batch("EncoderModel")[name] for name in ("input_ids", "attention_mask")}
@@ -145,21 +111,22 @@ def test_a_tied_output_layer_cannot_be_rounded(tmp_path):
         load(saved(tmp_path), quantization_config=config)
 
 
-def test_parameters_are_counted_as_the_floats_they_stand_for(tmp_path):
-    folder = saved(tmp_path)
-    plain = load(folder)
-    for quantization in PRESETS:
-        model = load(folder, quantization_config=quantization)
-        assert model.num_parameters() == plain.num_parameters()
-        rounded = sum(layer.in_features * layer.out_features for layer in quantized_layers(model).values())
-        assert model.num_parameters(only_trainable=True) == plain.num_parameters() - rounded
+@pytest.mark.parametrize("variant", ["t5", "v1.1"])
+@pytest.mark.parametrize("quantization", ROUNDINGS)
+def test_parameters_are_counted_as_the_floats_they_stand_for(quantization, variant, tmp_path):
+    folder = saved(tmp_path, variant=variant)
+    plain, model = load(folder), load(folder, quantization_config=quantization)
+    for options in ({}, {"exclude_embeddings": True}):
+        assert model.num_parameters(**options) == plain.num_parameters(**options)
+    rounded = sum(plain.get_submodule(name).weight.numel() for name in quantized_layers(model))
+    assert model.num_parameters(only_trainable=True) == plain.num_parameters() - rounded
 
 
 # -- files
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("quantization", PRESETS)
+@pytest.mark.parametrize("quantization", ROUNDINGS)
 def test_a_saved_model_is_loaded_as_it_was(quantization, dtype, tmp_path):
     model = load(saved(tmp_path), quantization_config=quantization, dtype=dtype)
     model.save_pretrained(tmp_path / "out")
@@ -231,7 +198,7 @@ def test_quantized_floats_of_another_dtype_and_format(tmp_path):
 # -- as a module
 
 
-@pytest.mark.parametrize("quantization", PRESETS)
+@pytest.mark.parametrize("quantization", ROUNDINGS)
 def test_copies_casts_and_state_dicts(quantization, tmp_path):
     folder = saved(tmp_path)
     model = load(folder, quantization_config=quantization)
@@ -302,12 +269,6 @@ def test_sizes_that_groups_do_not_divide_are_refused(tmp_path):
     make_pair("ForConditionalGeneration").ours.save_pretrained(tmp_path)  # d_ff 48
     with pytest.raises(ValueError, match=r"encoder\.block\.0.*wo cannot be quantized: a group size of 32.*48"):
         load(tmp_path, quantization_config="int4")
-
-
-def edit_config(folder: Path, **values: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config.update(values)
-    (folder / "config.json").write_text(json.dumps({name: v for name, v in config.items() if v is not None}))
 
 
 @pytest.mark.parametrize(

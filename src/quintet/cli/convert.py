@@ -24,6 +24,9 @@ def convert(
     ] = None,
     quantize: options.Quantize = None,
     group_size: Annotated[int | None, typer.Option(metavar="N", help="Weights that share a scale (int4: 32).")] = None,
+    vocabulary_bits: Annotated[
+        int | None, typer.Option(metavar="N", help="8 rounds embeddings and output layer, too; a scale for each row.")
+    ] = None,
     dequantize: Annotated[
         bool,
         typer.Option("--dequantize", help="Write rounded weights as floats that any library reads (float32)."),
@@ -41,6 +44,8 @@ def convert(
 
       quintet convert google/flan-t5-small int4 --quantize int4 --group-size 64
 
+      quintet convert google/flan-t5-small smallest --precision int4 --vocabulary-bits 8
+
       quintet convert quintet-mini mini-float --dequantize
     """
     with in_one_line(debug):
@@ -55,7 +60,7 @@ def convert(
         refuse_unwritable_folder(output)
         refuse_existing(output, overwrite)
         check_shard_size(max_shard_size)
-        quantization = _quantization(quantize, group_size)
+        quantization = _quantization(quantize, group_size, vocabulary_bits)
         found = inspect_as_saved(model)
         refuse_missing(model, found)
         tokenizer = _tokenizer(model)
@@ -71,16 +76,19 @@ def convert(
         typer.echo(str(output))
 
 
-def _quantization(quantize: str | None, group_size: int | None) -> Any:
+def _quantization(quantize: str | None, group_size: int | None, vocabulary_bits: int | None) -> Any:
     from quintet.quantize import QuantizationConfig, as_quantization
 
-    if quantize is None and group_size is not None:
-        raise Failure("--group-size is for rounded weights: add --quantize int4 or --precision int4")
+    options = {"group_size": group_size, "vocabulary_bits": vocabulary_bits}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if quantize is None and given:
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        raise Failure(f"{option} is for rounded weights: add --quantize int4 or --precision int4")
     quantization = as_quantization(quantize)
-    if group_size is None:
+    if not given:
         return quantization
     assert isinstance(quantization, QuantizationConfig)
-    return replace(quantization, group_size=group_size)
+    return replace(quantization, **given)
 
 
 def _tokenizer(model: str) -> Any:

@@ -56,7 +56,8 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "stored", _stored(facts["stored"])
     if rounded := facts["quantization"]:
         shared = f"each {rounded['group_size']} inputs" if rounded["group_size"] else "all inputs of an output"
-        yield "quantized", f"to {rounded['bits']} bits, a scale for {shared}"
+        vocabulary = f"; the vocabulary to {bits} bits" if (bits := rounded.get("vocabulary_bits")) else ""
+        yield "quantized", f"to {rounded['bits']} bits, a scale for {shared}{vocabulary}"
     yield "tokenizer", _tokenizer(facts["tokenizer"])
     if facts["generation"] is not None:
         yield "generation", ", ".join(f"{name} {value}" for name, value in facts["generation"].items()) or "defaults"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from quintet.config import T5Config
 from quintet.engine.library import Attention, FeedForward, Layer, Matrix, Model, Stack
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
+FLOATS = (torch.float32, torch.bfloat16)
 ACTIVATIONS = {"relu": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu": 2, "silu": 3, "swish": 3}
 LARGEST_D_KV = 256
 
@@ -68,7 +69,7 @@ class Plan:
                 layer.cross = self._attention(f"{block}.1", "EncDecAttention", None)
             layer.feed_forward = self._feed_forward(f"{block}.{2 if is_decoder else 1}")
         return Stack(
-            embedding=self._matrix(f"{name}.embed_tokens", integers=False),
+            embedding=self._matrix(f"{name}.embed_tokens", (*FLOATS, torch.int8)),
             norm=self._norm(f"{name}.final_layer_norm"),
             layers=ctypes.cast(found, ctypes.POINTER(Layer)),
             count=layers,
@@ -107,9 +108,9 @@ class Plan:
             raise Unsupported(f"matrices of different types in {name}")
 
     def _norm(self, name: str) -> Matrix:
-        return self._matrix(name, integers=False)
+        return self._matrix(name, FLOATS)
 
-    def _matrix(self, name: str, integers: bool = True) -> Matrix:
+    def _matrix(self, name: str, types: Container[torch.dtype] = TYPES) -> Matrix:
         """The tensor `name`.weight, with `name`.weight_scale if it is of integers; a vector is a matrix of one row."""
         tensor = self._tensors.get(f"{name}.weight")
         if tensor is None:
@@ -117,8 +118,7 @@ class Plan:
         if tensor.device.type != "cpu" or not tensor.is_contiguous() or type(tensor.data) is not torch.Tensor:
             raise Unsupported(f"{name}, whose weight is no plain tensor on the CPU")
         scale = self._tensors.get(f"{name}.weight_scale")
-        is_integer = not tensor.is_floating_point()
-        if tensor.dtype not in TYPES or is_integer != (scale is not None) or (is_integer and not integers):
+        if tensor.dtype not in types or tensor.is_floating_point() == (scale is not None):
             raise Unsupported(f"{name} of {tensor.dtype}")
         outputs, inputs = (1, tensor.shape[0]) if tensor.dim() == 1 else tensor.shape
         found = Matrix(tensor.data_ptr(), None, outputs, inputs, TYPES[tensor.dtype], 0)

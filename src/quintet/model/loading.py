@@ -23,11 +23,12 @@ from quintet.files.gguf import is_gguf
 from quintet.generation.config import GenerationConfig
 from quintet.hub import Source
 from quintet.model import placement
+from quintet.model.embeddings import round_vocabulary
 from quintet.model.init import initialize
 from quintet.quantize import (
     Quantization,
     QuantizationConfig,
-    QuantizedLinear,
+    QuantizedLayer,
     TorchAoConfig,
     as_quantization,
     replace_linears,
@@ -124,6 +125,8 @@ def empty_model(
     with torch.device("meta"):
         model = model_class(config)
         if quantization is not None:
+            if quantization.vocabulary_bits is not None:
+                round_vocabulary(model)
             replace_linears(model, quantization)
     return model
 
@@ -203,15 +206,19 @@ def _fill(
 ) -> Report:
     names, report = Names(checkpoint), Report()
     filled: dict[nn.Parameter, nn.Parameter] = {}  # a tied parameter comes twice and is read once
+    tied = model.tied_names()
     to_round = {
         path: module
         for path, module in model.named_modules()
-        if isinstance(module, QuantizedLinear) and names.find(f"{path}.weight_scale") is None
+        if isinstance(module, QuantizedLayer)
+        and f"{path}.weight" not in tied
+        and names.find(f"{path}.weight_scale") is None
     }
     for path, module in model.named_modules():
         if path in to_round:
-            name = f"{path}.weight"
+            name, before = f"{path}.weight", dict(module._parameters)
             _round(to_round[path], names.find(name), checkpoint, name, target_dtype(model, name, dtype), device, report)
+            filled |= {before[leaf]: parameter for leaf, parameter in module._parameters.items()}
             continue
         for leaf, expected in module._parameters.items():
             if expected is None:
@@ -233,7 +240,7 @@ def _fill(
 
 
 def _round(
-    layer: QuantizedLinear,
+    layer: QuantizedLayer,
     stored: str | None,
     checkpoint: Checkpoint,
     name: str,
@@ -242,7 +249,7 @@ def _round(
     report: Report,
 ) -> None:
     """Quantize one layer from the floats of the checkpoint, and give back the memory that reading them took."""
-    expected = torch.empty(layer.out_features, layer.in_features, device="meta")
+    expected = torch.empty(layer.full_shape, device="meta")
     tensor = _fitting(stored, checkpoint, name, expected, report)
     if tensor is None:
         return

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quintet.model.init import Embedding
-
 if TYPE_CHECKING:
     from quintet.model.pretrained import T5PreTrainedModel
 
@@ -115,8 +113,10 @@ def _separate_embeddings(model: T5PreTrainedModel) -> None:
     """Give each stack an embedding of its own around the shared weight: `accelerate` keeps a module in one place."""
     for stack in model.stacks:
         shared = stack.embed_tokens
-        stack.embed_tokens = Embedding(shared.num_embeddings, shared.embedding_dim, device="meta")
-        stack.embed_tokens.weight = shared.weight
+        with torch.device("meta"):
+            stack.embed_tokens = type(shared)(shared.num_embeddings, shared.embedding_dim)
+        for name, parameter in shared.named_parameters():
+            setattr(stack.embed_tokens, name, parameter)
 
 
 def _chosen_by_strategy(model: T5PreTrainedModel, strategy: str, max_memory: Any) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from quintet.model.init import Embedding, Linear
 from quintet.model.layers import RMSNorm
 from quintet.model.position import relative_position_bucket
 from quintet.model.stack import T5Stack
-from quintet.quantize import QuantizedLinear
+from quintet.quantize import QuantizedEmbedding, QuantizedLinear
 
 if TYPE_CHECKING:
     from quintet.model.pretrained import T5PreTrainedModel
 
 ENGINES = ("auto", "eager")
-WITH_WEIGHTS = (Linear, Embedding, RMSNorm, QuantizedLinear, nn.Linear, nn.Embedding)
+WITH_WEIGHTS = (Linear, Embedding, RMSNorm, QuantizedLinear, QuantizedEmbedding, nn.Linear, nn.Embedding)
 """The layers whose forward pass the engine computes in place of them; subclasses may do something else."""
 
 

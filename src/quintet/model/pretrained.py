@@ -18,7 +18,7 @@ from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
 from quintet.model.plans import check_engine
 from quintet.model.stack import T5Stack
-from quintet.quantize import Quantization, QuantizedLinear, as_quantization
+from quintet.quantize import Quantization, QuantizedEmbedding, QuantizedLayer, as_quantization
 
 
 class T5PreTrainedModel(nn.Module):
@@ -90,7 +90,8 @@ class T5PreTrainedModel(nn.Module):
 
         quantization_config is "int8", "int4" or a QuantizationConfig, which round each weight as it is read, so that
         the floats are never all in memory; or a TorchAoConfig, applied to the finished model. A folder that such a
-        rounded model was saved into is loaded without it.
+        rounded model was saved into is loaded without it. Embeddings and lm_head are rounded only if a
+        QuantizationConfig says so (vocabulary_bits=8).
 
         engine="auto" lets native code generate, score and encode where it can: on a CPU, in evaluation mode, in float32
         or bfloat16, with rounded weights or without. "eager" always computes with the network's own layers; it can be
@@ -168,47 +169,55 @@ class T5PreTrainedModel(nn.Module):
 
     # -- embeddings ----------------------------------------------------------------------------------------------
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> embeddings.Table:
         """The token embeddings, which encoder and decoder share."""
         return self._base.shared
 
     def set_input_embeddings(self, new_embeddings: nn.Embedding) -> None:
-        """Replace the token embeddings everywhere."""
+        """Replace the token embeddings everywhere; TypeError if they are quantized, or the new ones."""
+        embeddings.refuse_quantized(self.get_input_embeddings(), new_embeddings)
+        self.place_embeddings(new_embeddings)
+
+    def place_embeddings(self, table: embeddings.Table) -> None:
+        """Put a table where the embeddings are, whatever it holds."""
         base = self._base
-        base.shared = new_embeddings
+        base.shared = table
         for stack in (base.encoder, getattr(base, "decoder", None)):
             if stack is not None:
-                stack.set_input_embeddings(new_embeddings)
+                stack.set_input_embeddings(table)
 
-    def get_output_embeddings(self) -> nn.Linear | None:
+    def get_output_embeddings(self) -> embeddings.OutputLayer | None:
         """The layer that turns states into scores of tokens, if this model has one."""
         return getattr(self, "lm_head", None)
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the output layer; AttributeError for a model without one."""
+        """Replace the output layer; AttributeError for a model without one, TypeError if it is quantized or the new."""
         if self.get_output_embeddings() is None:
             raise AttributeError(f"{type(self).__name__} has no output embeddings")
+        embeddings.refuse_quantized(self.get_output_embeddings(), new_embeddings)
         self.lm_head = new_embeddings
 
     def tie_weights(self) -> None:
         """Make the output layer use the token embeddings if the configuration says so."""
         output = self.get_output_embeddings()
         if output is not None and self.config.tie_word_embeddings:
-            output.weight = self.get_input_embeddings().weight
+            for name, parameter in self.get_input_embeddings().named_parameters():
+                setattr(output, name, parameter)
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Embedding:
+    ) -> embeddings.Table:
         """Make room for another number of tokens, in input and output; returns the input embeddings.
 
         Rows of new tokens are drawn around the mean of the old (`mean_resizing`) or as before training. Raises
-        ValueError for a number that is not positive.
+        ValueError for a number that is not positive, TypeError if input or output is quantized.
         """
-        size = embeddings.target_size(self.get_input_embeddings(), new_num_tokens, pad_to_multiple_of)
-        if size == self.get_input_embeddings().num_embeddings:
-            return self.get_input_embeddings()
-        self.set_input_embeddings(embeddings.resized_embedding(self.get_input_embeddings(), size, mean_resizing))
-        output = self.get_output_embeddings()
+        table, output = self.get_input_embeddings(), self.get_output_embeddings()
+        size = embeddings.target_size(table, new_num_tokens, pad_to_multiple_of)
+        if size == table.num_embeddings:
+            return table
+        embeddings.refuse_quantized(table, output)
+        self.set_input_embeddings(embeddings.resized_embedding(table, size, mean_resizing))
         if output is not None and not self.config.tie_word_embeddings:
             self.set_output_embeddings(embeddings.resized_linear(output, size, mean_resizing))
         elif output is not None:
@@ -260,7 +269,8 @@ class T5PreTrainedModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the embeddings; some weights may have another (`wo` under float16, quantized layers)."""
-        return self.get_input_embeddings().weight.dtype
+        table = self.get_input_embeddings()
+        return table.dtype if isinstance(table, QuantizedEmbedding) else table.weight.dtype
 
     @property
     def device(self) -> torch.device:
@@ -278,17 +288,15 @@ class T5PreTrainedModel(nn.Module):
 
         Embeddings include those of relative positions.
         """
-        skipped = {
-            id(module.weight) for module in self.modules() if exclude_embeddings and isinstance(module, nn.Embedding)
-        }
-        quantized = [module for module in self.modules() if isinstance(module, QuantizedLinear)]
-        skipped |= {id(parameter) for module in quantized for parameter in module.parameters()}
-        rounded = 0 if only_trainable else sum(module.in_features * module.out_features for module in quantized)
-        return rounded + sum(
-            parameter.numel()
-            for parameter in self.parameters()
-            if id(parameter) not in skipped and (parameter.requires_grad or not only_trainable)
-        )
+        sizes = {id(parameter): parameter.numel() for parameter in self.parameters()}
+        for module in self.modules():
+            if isinstance(module, QuantizedLayer):
+                sizes |= {id(module.weight): module.full_shape.numel(), id(module.weight_scale): 0}
+        for module in self.modules():
+            if exclude_embeddings and isinstance(module, (nn.Embedding, QuantizedEmbedding)):
+                sizes |= {id(parameter): 0 for parameter in module.parameters()}
+        counted = (parameter for parameter in self.parameters() if parameter.requires_grad or not only_trainable)
+        return sum(sizes[id(parameter)] for parameter in counted)
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
         """Remove heads of the encoder's self-attention, given by layer; noted in the configuration.

@@ -19,6 +19,7 @@ from quintet.config import T5Config
 from quintet.model import checks, memory
 from quintet.model.attention import AttentionBias, choose_backend
 from quintet.model.cache import DynamicCache, EncoderDecoderCache
+from quintet.model.embeddings import Table
 from quintet.model.layers import AttentionInputs, Block, RMSNorm
 from quintet.model.masks import causal_mask, padding_mask
 from quintet.model.position import PositionBias, bucket_grid
@@ -92,7 +93,7 @@ class T5Stack(nn.Module):
     `embed_tokens` is shared with the other stack. `forward` takes the arguments of the reference's stack.
     """
 
-    def __init__(self, config: T5Config, embed_tokens: nn.Embedding, is_decoder: bool) -> None:
+    def __init__(self, config: T5Config, embed_tokens: Table, is_decoder: bool) -> None:
         super().__init__()
         self.config = copy.copy(config)
         self.config.is_decoder = is_decoder
@@ -124,11 +125,11 @@ class T5Stack(nn.Module):
         """The layers, from the input up."""
         return cast(Sequence[Block], self.block)
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> Table:
         """The token embeddings."""
         return self.embed_tokens
 
-    def set_input_embeddings(self, new_embeddings: nn.Embedding) -> None:
+    def set_input_embeddings(self, new_embeddings: Table) -> None:
         """Replace the token embeddings."""
         self.embed_tokens = new_embeddings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from quintet.quantize.packing import STORAGE
@@ -24,15 +24,19 @@ SMALLEST_GROUP = 16
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """Weights of linear layers as integers of 8 or 4 bits; activations, embeddings and norms stay as they are.
+    """Weights of linear layers as integers of 8 or 4 bits; activations, norms and position biases stay as they are.
 
     `bits` is 8 or 4. Each group of `group_size` inputs of an output (a power of two from 16 on; None: all of them)
-    shares one scale. `modules_to_not_convert` names modules that keep their floats. Raises ValueError for other values.
+    shares one scale. `modules_to_not_convert` names modules that keep their floats. `vocabulary_bits` is 8, for token
+    embeddings and `lm_head` with a scale for each row (tied: one table still), whatever modules_to_not_convert says of
+    them; or None: embeddings keep their floats, and lm_head is a linear layer like any other. Raises ValueError for
+    other values.
     """
 
     bits: int
     group_size: int | None = None
     modules_to_not_convert: tuple[str, ...] = KEPT
+    vocabulary_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.bits not in STORAGE:
@@ -43,16 +47,19 @@ class QuantizationConfig:
         names = self.modules_to_not_convert
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"modules_to_not_convert must be names of modules, got {names!r}")
+        if self.vocabulary_bits not in (None, 8):
+            raise ValueError(f"vocabulary_bits must be 8 or None, got {self.vocabulary_bits!r}")
         object.__setattr__(self, "modules_to_not_convert", tuple(names))
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds under "quantization_config"."""
-        return {
+        values = {
             "quant_method": METHOD,
             "bits": self.bits,
             "group_size": self.group_size,
             "modules_to_not_convert": list(self.modules_to_not_convert),
         }
+        return values if self.vocabulary_bits is None else {**values, "vocabulary_bits": self.vocabulary_bits}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizationConfig:
@@ -63,7 +70,8 @@ class QuantizationConfig:
                 f"the weights are quantized by {method!r}, which quintet does not read: load the unquantized "
                 'checkpoint, with quantization_config="int8" or "int4"'
             )
-        unknown = values.keys() - {"quant_method", "bits", "group_size", "modules_to_not_convert"}
+        known = {"quant_method", *(field.name for field in fields(cls))}
+        unknown = values.keys() - known
         if unknown or "bits" not in values:
             raise ValueError(f"quantization_config lacks bits, or has unknown entries: {dict(values)}")
         return cls(**{name: value for name, value in values.items() if name != "quant_method"})

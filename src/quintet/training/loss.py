@@ -14,6 +14,7 @@ import torch
 
 from quintet.model import checks
 from quintet.model.heads import T5ForConditionalGeneration
+from quintet.quantize import QuantizedLinear
 
 SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, and half as much again where products are in half precision
 ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
@@ -50,9 +51,10 @@ def text_to_text_loss(
     checks.check_labels(labels, model.lm_head.out_features)
     inputs.setdefault("decoder_input_ids", model.prepare_decoder_input_ids_from_labels(labels))
     hidden = model.run_stacks(**inputs, use_cache=False)[0]
+    output = model.lm_head
     return projected_cross_entropy(
         model.scale_states(hidden),
-        model.lm_head.weight,
+        output.dequantized() if isinstance(output, QuantizedLinear) else output.weight,
         labels.to(hidden.device),
         normalizer=normalizer,
         label_smoothing=label_smoothing,
