@@ -32,6 +32,8 @@ EAGER: dict[str, dict[str, Any]] = {
     "int8": {"quantization_config": "int8"},
     "int4": {"quantization_config": "int4"},
     "int4, group 64": {"quantization_config": QuantizationConfig(4, 64)},
+    "int8, vocabulary int8": {"quantization_config": QuantizationConfig(8, vocabulary_bits=8)},
+    "int4, vocabulary int8": {"quantization_config": QuantizationConfig(4, 32, vocabulary_bits=8)},
 }
 NATIVE: dict[str, dict[str, Any]] = {  # rounds activations, too
     "native float32": {},
@@ -39,6 +41,8 @@ NATIVE: dict[str, dict[str, Any]] = {  # rounds activations, too
     "native int8": {"quantization_config": "int8"},
     "native int8, bfloat16": {"quantization_config": "int8", "dtype": torch.bfloat16},
     "native int4, bfloat16": {"quantization_config": "int4", "dtype": torch.bfloat16},
+    "native int8 with vocabulary": {"quantization_config": QuantizationConfig(8, vocabulary_bits=8)},
+    "native int4, vocabulary int8": {"quantization_config": QuantizationConfig(4, 32, vocabulary_bits=8)},
 }
 BATCH = 16
 

@@ -164,10 +164,11 @@ struct Network {
         };
         encoder = {layer(false), layer(false)};
         decoder = {layer(true)};
-        const quintet_matrix embedding = storage.matrix(plain, VOCABULARY, d_model);
+        const int32_t vocabulary = type == QUINTET_INT4 ? QUINTET_INT8 : plain;
+        const quintet_matrix embedding = storage.matrix(vocabulary, VOCABULARY, d_model);
         model.encoder = {embedding, storage.matrix(plain, 1, d_model), encoder.data(), 2};
         model.decoder = {embedding, storage.matrix(plain, 1, d_model), decoder.data(), 1};
-        model.head = storage.matrix(plain, VOCABULARY, d_model);
+        model.head = storage.matrix(vocabulary, VOCABULARY, d_model);
         model.head_scale = 1.f;
         model.epsilon = 1e-6f;
         model.d_model = d_model;
@@ -259,7 +260,7 @@ void try_threads() {
                 require(quintet_encode(&network.model, &wrong, nullptr, nullptr, std::vector<int64_t>{0, 1}.data(), 1,
                                        scores) == -1,
                         "a wrong id was taken");
-                require(std::strstr(quintet_error(), "token id -1") != nullptr, "another thread's error");
+                require(std::strstr(quintet_error(), "got -1") != nullptr, "another thread's error");
             }
         });
     for (std::thread &caller : callers) caller.join();

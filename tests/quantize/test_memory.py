@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,20 +10,22 @@ from pathlib import Path
 import pytest
 
 import quintet
+from quintet.quantize import QuantizationConfig
 
 SIZES = {"vocab_size": 512, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
 
 # Prints how far the process's own memory rises above what it was, at most and in the end, in MB. Pages of the mapped
 # file are not its own: the system takes them back when it likes. The peak is sampled while the model loads.
 MEASURE = """
-import sys, threading, quintet
+import json, sys, threading, quintet
 from pathlib import Path
 
 def own():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1000
 
-small, large, quantization = sys.argv[1:]
+small, large = sys.argv[1:3]
+quantization = json.loads(sys.argv[3])
 load = quintet.T5ForConditionalGeneration.from_pretrained
 load(small, quantization_config=quantization)
 before, samples, done = own(), [], threading.Event()
@@ -41,13 +44,21 @@ print(max([*samples, own()]) - before, own() - before, sum(p.nbytes for p in mod
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_the_peak_is_the_rounded_weights_and_one_tensor(quantization, tmp_path):
+@pytest.mark.parametrize(
+    ("quantization", "vocabulary"),
+    [
+        (QuantizationConfig(8), 512),
+        (QuantizationConfig(4, 32), 512),
+        (QuantizationConfig(8, vocabulary_bits=8), 20_000),
+    ],
+    ids=["int8", "int4", "int8 with vocabulary"],
+)
+def test_the_peak_is_the_rounded_weights_and_one_tensor(quantization, vocabulary, tmp_path):
     large, small = tmp_path / "large", tmp_path / "small"
-    for folder, sizes in ((large, SIZES), (small, SIZES | {"num_layers": 1})):
+    for folder, sizes in ((large, SIZES | {"vocab_size": vocabulary}), (small, SIZES | {"num_layers": 1})):
         quintet.T5ForConditionalGeneration(quintet.T5Config(**sizes)).save_pretrained(folder)
     floats = (large / "model.safetensors").stat().st_size / 1e6
-    arguments = [sys.executable, "-c", MEASURE, str(small), str(large), quantization]
+    arguments = [sys.executable, "-c", MEASURE, str(small), str(large), json.dumps(quantization.to_dict())]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
     peak, after, rounded = map(float, result.stdout.split())
     assert rounded < floats * 0.3
