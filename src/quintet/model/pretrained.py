@@ -75,7 +75,9 @@ class T5PreTrainedModel(nn.Module):
         engine: str = "auto",
         **kwargs: Any,
     ) -> Any:
-        """Load a model from a folder, a hub repository or a GGUF file; it comes in evaluation mode.
+        """Load a model from a folder, a hub repository or a GGUF file, or the one in the package, "quintet-mini".
+
+        It comes in evaluation mode.
 
         dtype is a torch dtype or its name, "auto" for the checkpoint's, float32 if not given; float16 keeps `wo` in
         float32. device_map is a device, "auto", or a dictionary from modules to devices (`accelerate` is needed for
