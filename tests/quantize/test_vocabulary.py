@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from quintet.model import placement
 from quintet.quantize import QuantizationConfig, QuantizedEmbedding
 from quintet.training.loss import text_to_text_loss
+from quintet.training.rounding import Rounding
 
 from ..model.reference import SIZES, make_batch, make_labels
 from .models import assert_equal_models, edit_config, load, quantized_layers, saved
@@ -133,6 +134,18 @@ def test_the_loss_is_that_of_the_scores(variant, tmp_path):
     batch |= make_labels("ForConditionalGeneration", batch)
     with torch.no_grad():
         torch.testing.assert_close(text_to_text_loss(model, batch).value, model(**batch).loss)
+
+
+@pytest.mark.parametrize("config", [INT8, INT4], ids=["int8", "int4"])
+@pytest.mark.parametrize("variant", TABLES)
+def test_training_for_it_sees_what_it_will_compute(variant, config, tmp_path):
+    model = rounded(tmp_path, variant, config)
+    precise = load(tmp_path / "float")
+    before = {name: tensor.clone() for name, tensor in precise.state_dict().items()}
+    batch = make_batch("ForConditionalGeneration")
+    with torch.no_grad(), Rounding(precise, config)():
+        torch.testing.assert_close(precise(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in precise.state_dict().items())
 
 
 def test_training_is_refused(tmp_path):

@@ -22,12 +22,16 @@ def trim(
     output: Folder,
     *,
     config: Annotated[Path, typer.Option(metavar="FILE", help="Settings of `quintet train`: pieces of its data stay.")],
+    max_pieces: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of these, only the N that occur most often.")
+    ] = None,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a model with only those pieces of its vocabulary that the data of a training run uses.
 
-    Characters, special tokens and sentinels stay too. The model's scores of what is left do not change.
+    Characters, special tokens and sentinels stay too. The model's scores of what is left do not change. With
+    --max-pieces rarer words are spelled in smaller pieces.
 
     Example:
 
@@ -47,7 +51,7 @@ def trim(
         whole = AutoTokenizer.from_pretrained(model)
         if not isinstance(whole, T5TokenizerFast):
             raise Failure(f"{model} has a {type(whole).__name__}, which has no pieces to leave out")
-        used = pieces_used(task_caches(settings, whole))
+        used = pieces_used(task_caches(settings, whole), max_pieces)
         network = AutoModelForSeq2SeqLM.from_pretrained(model, dtype="auto")
         smaller = trim_vocabulary(network, whole, used, output)
         typer.echo(f"{output}: {len(smaller):,} of {len(whole):,} tokens, {network.num_parameters():,} parameters")

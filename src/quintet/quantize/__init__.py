@@ -6,6 +6,7 @@ from quintet.quantize.layers import (
     QuantizedEmbedding,
     QuantizedLayer,
     QuantizedLinear,
+    linears_to_quantize,
     replace_linears,
 )
 from quintet.quantize.torchao import TorchAoConfig
@@ -19,5 +20,6 @@ __all__ = [
     "QuantizedLinear",
     "TorchAoConfig",
     "as_quantization",
+    "linears_to_quantize",
     "replace_linears",
 ]

@@ -10,7 +10,8 @@ from quintet.quantize.packing import STORAGE
 from quintet.quantize.torchao import TorchAoConfig
 
 METHOD = "quintet"
-KEPT = ("lm_head",)
+OUTPUT = "lm_head"
+KEPT = (OUTPUT,)
 """Linear layers that keep their floats, beside those with a bias.
 
 `lm_head` is what scores are read from: rounding it alone to 4 bits moves the predictions more than rounding any other

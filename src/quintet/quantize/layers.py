@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quintet.quantize.config import QuantizationConfig
+from quintet.quantize.config import OUTPUT, QuantizationConfig
 from quintet.quantize.packing import STORAGE, dequantize, packed_shapes, quantize
 
 VOCABULARY = QuantizationConfig(8)
@@ -90,22 +90,37 @@ class QuantizedEmbedding(QuantizedLayer):
         return f"{self.num_embeddings}, {self.embedding_dim}, bits={self.bits}"
 
 
+def linears_to_quantize(model: nn.Module, config: QuantizationConfig) -> list[tuple[str, nn.Linear]]:
+    """The layers, by name, whose weights `config` rounds as those of linear layers.
+
+    Raises ValueError for one that is tied with the embeddings.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    kept = {*config.modules_to_not_convert, *(() if config.vocabulary_bits is None else (OUTPUT,))}
+    found: list[tuple[str, nn.Linear]] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or module.bias is not None or not kept.isdisjoint(name.split(".")):
+            continue
+        if id(module.weight) in embeddings:
+            raise ValueError(
+                f"{name} is tied with the embeddings: add it to modules_to_not_convert, or round both with "
+                "vocabulary_bits=8"
+            )
+        found.append((name, module))
+    return found
+
+
 def replace_linears(model: nn.Module, config: QuantizationConfig) -> None:
     """Put empty quantized layers where `config` wants them, on the current default device.
 
     Raises ValueError, naming the layer, if the groups do not divide its inputs, or if it is tied with the embeddings.
     """
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    for name, linear in linears:
-        if linear.bias is not None or any(part in config.modules_to_not_convert for part in name.split(".")):
-            continue
-        if id(linear.weight) in embeddings:
-            raise ValueError(
-                f"{name} is tied with the embeddings: add it to modules_to_not_convert, or round both with "
-                "vocabulary_bits=8"
-            )
-        try:
-            model.set_submodule(name, QuantizedLinear(linear.in_features, linear.out_features, config))
-        except ValueError as error:
-            raise ValueError(f"{name} cannot be quantized: {error}") from error
+    for name, linear in linears_to_quantize(model, config):
+        model.set_submodule(name, _quantized(name, linear, config))
+
+
+def _quantized(name: str, linear: nn.Linear, config: QuantizationConfig) -> QuantizedLinear:
+    try:
+        return QuantizedLinear(linear.in_features, linear.out_features, config)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be quantized: {error}") from error

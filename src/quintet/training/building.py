@@ -11,10 +11,11 @@ from torch import nn
 from quintet.auto import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from quintet.config import T5Config
 from quintet.model.heads import T5ForConditionalGeneration
+from quintet.quantize import QuantizationConfig
 from quintet.tokenizers.base import TokenizerBase
 from quintet.training.adapters import add_adapters
 from quintet.training.config import LEARNING_RATES, AnyConfig, BatchConfig, ModelConfig, OptimizerConfig, check
-from quintet.training.data.batching import BucketedBatches, PackedBatches
+from quintet.training.data.batching import Ahead, BucketedBatches, PackedBatches
 from quintet.training.data.buckets import Limits
 from quintet.training.data.collators import PackingCollator, PaddingCollator
 from quintet.training.data.stream import Stream
@@ -22,6 +23,7 @@ from quintet.training.evaluation import Evaluator
 from quintet.training.loop import LossOfBatch, Run
 from quintet.training.optimizers import Adafactor, ScaledAdamW, freeze, parameter_groups
 from quintet.training.parallel import World, spread
+from quintet.training.rounding import Rounding
 from quintet.training.schedules import schedule
 from quintet.training.sets import cache_folder, held_out_sets, training_stream
 
@@ -59,6 +61,7 @@ def build_run(config: AnyConfig, world: World) -> Run:
         optimizer=optimizer,
         learning_rate=lambda step: peak * factor(step),
         precision=_precision(config, world),
+        rounding=Rounding(model, _quantization(config.model)),
         examples_per_epoch=sum(len(one) for one in stream.sets),
         evaluator=evaluator,
         adapters=adapters,
@@ -108,6 +111,15 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> tuple[torch.op
     return torch.optim.AdamW(groups, lr=peak, fused=True, **options), peak
 
 
+def _quantization(config: ModelConfig) -> QuantizationConfig | None:
+    if not config.quantization_config:
+        return None
+    try:
+        return QuantizationConfig(**config.quantization_config)
+    except TypeError as error:
+        raise ValueError(f"quantization_config: {error}") from error
+
+
 def _prepare(model: T5ForConditionalGeneration, config: AnyConfig, world: World) -> None:
     model.set_attn_implementation(config.model.attn_implementation)
     freeze(model, config.model.freeze)
@@ -123,15 +135,15 @@ def _network(model: T5ForConditionalGeneration, config: AnyConfig, world: World)
     return spread(network, model.stacks, world, config.run.fsdp)
 
 
-def _batches(config: AnyConfig, stream: Stream, model: T5Config, world: World) -> tuple[Any, Any]:
+def _batches(config: AnyConfig, stream: Stream, model: T5Config, world: World) -> tuple[Ahead[Any], Any]:
     """The endless batches of all processes together, and what makes tensors of one process's share."""
     batch: BatchConfig = config.batch
     rows = _times(batch.per_device_train_batch_size, world.size)
     if batch.packing:
         lengths = (config.data.max_source_length, cast(int, config.data.max_target_length))
-        return PackedBatches(stream, cast(int, rows), *lengths), PackingCollator(model, *lengths)
+        return Ahead(PackedBatches(stream, cast(int, rows), *lengths)), PackingCollator(model, *lengths)
     limits = Limits(_times(batch.per_device_train_tokens, world.size), rows)
-    return BucketedBatches(stream, limits), PaddingCollator(model)
+    return Ahead(BucketedBatches(stream, limits)), PaddingCollator(model)
 
 
 def _times(value: int | None, factor: int) -> int | None:

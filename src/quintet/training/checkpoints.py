@@ -34,7 +34,7 @@ DECISIVE = (
     *("optim", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2"),
     *("adam_epsilon", "scale_parameter", "max_grad_norm", "label_smoothing_factor", "z_loss", "seed", "bf16"),
     *("gradient_accumulation_steps", "dtype", "freeze", "lora_rank", "lora_alpha", "lora_target_modules"),
-    *("config_overrides", "metric_for_best_model"),
+    *("config_overrides", "quantization_config", "metric_for_best_model"),
 )
 """Settings that steps follow from. What the data is, the stream of examples checks itself."""
 

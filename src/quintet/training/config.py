@@ -48,6 +48,9 @@ class ModelConfig:
     config_overrides: dict[str, Any] = setting({}, "values of the configuration, such as dropout_rate: 0.0")
     tokenizer_name: str | None = setting(None, "the tokenizer, if it is not beside the model")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of the weights; bfloat16 wants optim adamw_scaled")
+    quantization_config: dict[str, Any] = setting(
+        {}, "train for it: losses with weights rounded so, such as {bits: 4, group_size: 32}; what is saved is precise"
+    )
     freeze: list[str] = setting([], "parts that are not trained, such as encoder or decoder.block.[0-3]")
     lora_rank: int | None = setting(None, "train low-rank adapters of this rank instead of the weights", minimum=1)
     lora_alpha: float | None = setting(
@@ -204,6 +207,8 @@ def check(config: AnyConfig) -> None:
         raise ValueError("bf16 is for weights in float32; with dtype bfloat16 products are in bfloat16 anyway")
     if model.lora_rank is not None and run.fsdp:
         raise ValueError("lora_rank and fsdp exclude each other: adapters are small enough to lie in every process")
+    if model.quantization_config and (run.fsdp or model.lora_rank is not None):
+        raise ValueError("quantization_config is for whole weights: it excludes fsdp and lora_rank")
     if model.lora_rank is not None and model.freeze:
         raise ValueError("freeze and lora_rank exclude each other: adapters freeze all other weights")
     if config.evaluation.early_stopping_patience is not None and config.evaluation.eval_steps is None:

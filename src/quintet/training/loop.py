@@ -22,10 +22,12 @@ from quintet.files import staged
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.tokenizers.base import TokenizerBase
 from quintet.training.config import AnyConfig
+from quintet.training.data.batching import Ahead
 from quintet.training.data.collators import IGNORED
 from quintet.training.evaluation import Evaluation, Evaluator
 from quintet.training.loss import Loss, text_to_text_loss
 from quintet.training.parallel import World, usable, whole
+from quintet.training.rounding import Rounding
 
 FAILED_BATCH = "failed-batch.json"
 
@@ -54,11 +56,12 @@ class Run:
     model: T5ForConditionalGeneration
     network: nn.Module
     tokenizer: TokenizerBase
-    batches: Any
+    batches: Ahead[Any]
     collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
     precision: Any
+    rounding: Rounding
     examples_per_epoch: int
     evaluator: Evaluator | None = None
     adapters: Any = None
@@ -121,7 +124,7 @@ def train(run: Run, observers: Sequence[Observer], save: Callable[[Run], None]) 
         step = run.progress.step
         is_best = False
         if run.evaluator is not None and is_due(step, config.evaluation.eval_steps, config.optimizer.max_steps):
-            with usable(run.network):
+            with usable(run.network), run.rounding():
                 found = run.evaluator(run.model)
             is_best = note(run, found)
             for observer in observers:
@@ -142,12 +145,14 @@ def make_step(run: Run, drawn: Sequence[Sequence[Any]]) -> Step:
     # Gradients are averaged over processes; divided by their number's share of the tokens, they are summed.
     normalizer = target_tokens / run.world.size
     cross_entropy = torch.zeros((), device=run.world.device)
-    for rows in drawn:
-        batch = to_tensors(run, rows)
-        with run.precision:
-            loss = run.network(batch, normalizer)
-        loss.value.backward()
-        cross_entropy += loss.cross_entropy
+    with run.rounding():
+        for rows in drawn:
+            batch = to_tensors(run, rows)
+            with run.precision:
+                loss = run.network(batch, normalizer)
+            loss.value.backward()
+            cross_entropy += loss.cross_entropy
+    run.batches.draw()  # a GPU is still at work
     norm = clip(run)
     if not math.isfinite(norm):
         path = keep_for_inspection(run, drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from quintet.tokenizers.spm_model import SentencePieceModel, keep_pieces, read_m
 from quintet.training.data.token_cache import TokenCache
 
 
-def pieces_used(caches: Iterable[TokenCache]) -> set[int]:
-    """The ids that occur in tokenised data."""
-    found: set[int] = set()
+def pieces_used(caches: Iterable[TokenCache], most: int | None = None) -> set[int]:
+    """The ids that occur in tokenised data; at most `most` of them, the most frequent ones."""
+    found: Counter[int] = Counter()
     for cache in caches:
         for column in cache.columns.values():
-            found.update(np.unique(column.ids).tolist())
-    return found
+            ids, counts = np.unique(column.ids, return_counts=True)
+            found.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+    return {piece for piece, _ in found.most_common(most)}
 
 
 def trim_vocabulary(
@@ -35,9 +37,10 @@ def trim_vocabulary(
 ) -> T5TokenizerFast:
     """Save the model and its tokenizer with these pieces, those of a single character, and special ones only.
 
-    Texts that are made of these pieces get the same ones, under new ids, and the model the same scores of them. The
-    model is changed in place; the new tokenizer is returned. Raises ValueError for a tokenizer without a SentencePiece
-    model file, OSError if the folder cannot be written.
+    Texts that are made of these pieces get the same ones, under new ids, and the model the same scores of them; in
+    others smaller pieces take the place of those left out. The model is changed in place; the new tokenizer is
+    returned. Raises ValueError for a tokenizer without a SentencePiece model file, OSError if the folder cannot be
+    written.
     """
     if tokenizer.vocab_file is None:
         raise ValueError("the tokenizer has no spiece.model beside it, whose pieces could be left out")

@@ -18,6 +18,9 @@ from quintet.training.data.examples import Example, lengths_of
 from quintet.training.data.packing import pack
 from quintet.training.data.stream import Stream, Ticket
 
+SMALLEST_WINDOW = 8192
+BATCHES_IN_WINDOW = 32
+"""In a window of few batches the examples of each would differ in length: a quarter of the tokens would be padding."""
 _SHUFFLE = 3  # the stream's own random numbers are 0 to 2
 
 Row = TypeVar("Row")
@@ -99,7 +102,9 @@ class BucketedBatches(Batches[Example]):
     Raises ValueError if an example may be over the limits.
     """
 
-    def __init__(self, stream: Stream, limits: Limits, window: int = 8192) -> None:
+    def __init__(self, stream: Stream, limits: Limits, window: int | None = None) -> None:
+        if window is None:
+            window = max(SMALLEST_WINDOW, BATCHES_IN_WINDOW * (limits.max_examples or 0))
         _check_positive(window=window)
         limits.check(stream.longest)
         super().__init__(stream, window, asdict(limits))
@@ -141,6 +146,39 @@ class PackedBatches(Batches[list[Example]]):
 
     def _row(self, places: Any) -> list[Example]:
         return [self._examples[place] for place in places]
+
+
+class Ahead(Generic[Row]):
+    """Batches of which the next can be drawn before its turn, while a device is busy with the last one."""
+
+    def __init__(self, batches: Batches[Row]) -> None:
+        self._batches = batches
+        self._drawn: list[Row] | None = None
+        self._before: dict[str, Any] = {}
+
+    def __iter__(self) -> Ahead[Row]:
+        return self
+
+    def __next__(self) -> list[Row]:
+        """The next batch: a list of rows."""
+        self.draw()
+        drawn, self._drawn = self._drawn, None
+        return drawn  # type: ignore[return-value]
+
+    def draw(self) -> None:
+        """Have the next batch ready."""
+        if self._drawn is None:
+            self._before = self._batches.state_dict()
+            self._drawn = next(self._batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where we are, as JSON can hold it: a batch that was only drawn does not count."""
+        return self._batches.state_dict() if self._drawn is None else self._before
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the batch after the last one given. Raises ValueError if the data or the options have changed."""
+        self._batches.load_state_dict(state)
+        self._drawn = None
 
 
 def _check_positive(**values: int) -> None:
