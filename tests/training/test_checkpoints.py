@@ -128,6 +128,17 @@ def test_other_data_are_refused(begun: Path) -> None:
         run_training(build(TrainingConfig, values), resume=True)
 
 
+def test_other_held_out_data_are_refused(tmp_path: Path) -> None:
+    """What was the best on some data is not so on others. Without evaluations there is nothing to compare."""
+    values = values_of(tmp_path, eval_steps=1)
+    run_training(build(TrainingConfig, {**values, "max_steps": 2}))
+    with (tmp_path / "validation_file.jsonl").open("a") as file:
+        file.write('{"source": "1", "target": "one"}\n')
+    with pytest.raises(ValueError, match="was measured on other held-out data"):
+        run_training(build(TrainingConfig, {**values, "max_steps": 3}), resume=True)
+    run_training(build(TrainingConfig, {**values, "max_steps": 3, "eval_steps": None}), resume=True)
+
+
 def test_another_model_is_refused(begun: Path) -> None:
     values = values_of(begun)
     write_model(begun / "tiny", d_ff=64)

@@ -23,7 +23,7 @@ from quintet.hub import Source
 from quintet.training.adapters import load_adapters, merged_weights
 from quintet.training.config import AnyConfig
 from quintet.training.loop import Progress, Run
-from quintet.training.parallel import fill, whole
+from quintet.training.parallel import fill, gathered
 from quintet.training.settings import flatten
 
 PREFIX = "checkpoint-"
@@ -55,12 +55,12 @@ def save(run: Run) -> None:
     state = {
         "progress": asdict(run.progress),
         "data": run.batches.state_dict(),
+        "held_out": _held_out(run),
         "settings": flatten(run.config),
         "processes": run.world.size,
     }
     weights = run.model.state_dict() if run.adapters is None else merged_weights(run.model)
-    weights = {name: whole(tensor) for name, tensor in weights.items()}
-    moments = {name: whole(tensor) for name, tensor in _optimizer_state(run).items()}
+    weights, moments = gathered(weights, run.world), gathered(_optimizer_state(run), run.world)
     if run.world.is_main:
         with new_folder(target) as staging:
             run.model.save_pretrained(staging, state_dict=weights)
@@ -80,6 +80,7 @@ def load(run: Run, folder: Path) -> None:
     """
     state = read_json(folder / STATE)
     _check_settings(state["settings"], run.config, folder)
+    _check_held_out(state, run, folder)
     if run.adapters is None:
         _load_weights(run.model, folder)
     else:
@@ -120,6 +121,20 @@ def _check_settings(saved: Mapping[str, Any], config: AnyConfig, folder: Path) -
                 f"{folder} was made with {name} {saved.get(name)}, now it is {now[name]}: go on with what it was, or "
                 f"start a new run from its weights: model_name_or_path: {folder}"
             )
+
+
+def _held_out(run: Run) -> dict[str, str]:
+    """What the run is measured on: fingerprints by name."""
+    return {one.name: one.examples.fingerprint for one in run.evaluator.sets} if run.evaluator is not None else {}
+
+
+def _check_held_out(state: Mapping[str, Any], run: Run, folder: Path) -> None:
+    now = _held_out(run)
+    if now and state["progress"]["best"] is not None and state["held_out"] != now:
+        raise ValueError(
+            f"{folder} was measured on other held-out data: its best result does not compare. Go on with what it was, "
+            f"or start a new run from its weights: model_name_or_path: {folder}"
+        )
 
 
 def _load_weights(model: torch.nn.Module, folder: Path) -> None:

@@ -7,7 +7,7 @@ network at a time. What is written is whole in both cases, so that another numbe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +113,19 @@ def usable(network: nn.Module) -> Iterator[None]:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of a network or an optimiser in one piece; all processes must ask for it."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def gathered(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
+    """Tensors in one piece, in the main process's memory; none in others. All processes must ask for them.
+
+    One after another: no device ever holds more of them than its shards and one in one piece.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        piece = whole(tensor)
+        if world.is_main:
+            found[name] = piece.cpu()
+    return found
 
 
 @torch.no_grad()
