@@ -1,11 +1,11 @@
 """Training beside transformers' Trainer: real tokens a second and peak memory, the same model, data and precision.
 
-The model has T5-small's shape and is drawn anew. All see the same pairs of sentences, so many a step, with AdamW (fused)
-and gradients clipped at 1. Trainer has its DataCollatorForSeq2Seq, and batches of two kinds: shuffled, as it makes them
-unless told otherwise, and by length, exactly those that quintet makes. Padding is not counted as tokens.
+The model has T5-small's shape and is drawn anew. All see the same pairs of sentences, so many a step, with AdamW
+(fused) and gradients clipped at 1. Trainer has its DataCollatorForSeq2Seq, and batches of two kinds: shuffled, as it
+makes them unless told otherwise, and by length, exactly those that quintet makes. Padding does not count as tokens.
 
-Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what it
-held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
+Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what
+it held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
 
     python benchmarks/training.py --data ../shared/data/tatoeba/en-de.train.tsv.gz --vocabulary ../shared/tokenizers/t5
 """
