@@ -1,11 +1,11 @@
 """Training beside transformers' Trainer: real tokens a second and peak memory, the same model, data and precision.
 
-The model has T5-small's shape and is drawn anew. All see the same pairs of sentences, so many a step, with AdamW (fused)
-and gradients clipped at 1. Trainer has its DataCollatorForSeq2Seq, and batches of two kinds: shuffled, as it makes them
-unless told otherwise, and by length, exactly those that quintet makes. Padding is not counted as tokens.
+The model has T5-small's shape and is drawn anew. All see the same pairs of sentences, so many a step, with AdamW
+(fused) and gradients clipped at 1. Trainer has its DataCollatorForSeq2Seq, and batches of two kinds: shuffled, as it
+makes them unless told otherwise, and by length, exactly those that quintet makes. Padding does not count as tokens.
 
-Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what it
-held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
+Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what
+it held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
 
     python benchmarks/training.py --data ../shared/data/tatoeba/en-de.train.tsv.gz --vocabulary ../shared/tokenizers/t5
 """
@@ -62,10 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(options, folder)
         _in_a_process(_prepare, settings)
-        rounds = [
-            {name: _in_a_process(_measure, name, settings, options.threads) for name in TRAINERS}
-            for _ in range(options.rounds)
-        ]
+        rounds = [_round(settings, options.threads) for _ in range(options.rounds)]
     print("| trainer | real tokens/s | of the rounds | peak MB | last loss |\n|---|---|---|---|---|")
     for name in TRAINERS:
         speeds, peaks, losses = zip(*(found[name] for found in rounds), strict=True)
@@ -73,6 +70,15 @@ def main() -> None:
         print(
             f"| {name} | {statistics.median(speeds):.0f} | {each} | {statistics.median(peaks):.0f} | {losses[0]:.4f} |"
         )
+
+
+def _round(settings: dict[str, Any], threads: int) -> dict[str, tuple[float, float, float]]:
+    """What each trainer was measured at, which is also shown as it comes."""
+    found = {}
+    for name in TRAINERS:
+        found[name] = _in_a_process(_measure, name, settings, threads)
+        print(f"{name}: {found[name][0]:.0f} tokens/s, {found[name][1]:.0f} MB", flush=True)
+    return found
 
 
 def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:

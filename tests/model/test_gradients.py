@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from quintet.model.layers import RMSNorm
+
 from .reference import HEADS, VARIANTS, WITH_DECODER, Pair, assert_same, make_batch, make_labels, make_pair
 
 
@@ -82,6 +84,29 @@ def test_gradients_reach_the_embeddings_that_were_passed_in(variant: str, backen
         model.train()(inputs_embeds=source, decoder_inputs_embeds=target, labels=labels).loss.backward()
         found.append((source.grad, target.grad))
     assert_same(*found, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norms_gradient_and_its_gradient(dtype: torch.dtype) -> None:
+    """Against autograd's own, through the definition; with half-precision weights, and for penalties on gradients."""
+    generator = torch.Generator().manual_seed(5)
+    hidden = torch.randn(3, 4, 16, generator=generator).to(dtype).requires_grad_()
+    norm = RMSNorm(16, 1e-6).to(dtype)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(16, generator=generator))
+    weighting = torch.randn(3, 4, 16, generator=generator)
+
+    def derivatives(output: Tensor) -> list[Tensor]:
+        given = (hidden, norm.weight)
+        first = torch.autograd.grad((output * weighting).sum(), given, create_graph=True)
+        second = torch.autograd.grad(sum(one.float().square().sum() for one in first), given)
+        return [one.float() for one in (*first, *second)]
+
+    states = hidden.float()
+    defined = norm.weight * (states / (states.square().mean(-1, keepdim=True) + 1e-6).sqrt()).to(dtype)
+    torch.testing.assert_close(norm(hidden), defined)
+    for ours, wanted in zip(derivatives(norm(hidden)), derivatives(defined), strict=True):
+        assert (ours - wanted).norm() < (1e-5 if dtype == torch.float32 else 0.02) * wanted.norm()
 
 
 class Dropouts(TorchFunctionMode):

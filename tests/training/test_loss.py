@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,8 +24,10 @@ SETTINGS = [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2), (0.2, 1e-2)]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small that every test goes through several chunks and a last one that is not full: here three tokens."""
+    """So small that every test goes through several chunks and a last one that is not full: here three tokens, two of
+    whose losses are computed together."""
     monkeypatch.setattr(fused, "SCORES_AT_ONCE", 3 * VOCABULARY)
+    monkeypatch.setattr(fused, "SCORES_IN_CACHE", 2 * VOCABULARY)
     monkeypatch.setattr(fused, "ROWS_AT_ONCE", 10)
 
 
@@ -119,14 +122,17 @@ def test_the_projections_gradient_is_summed_in_float32() -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Notes the sizes of all tensors that operations return, and how many products are computed."""
+    """Notes the sizes of all tensors that operations return, how many products are computed, and what tables."""
 
     def __init__(self) -> None:
         super().__init__()
         self.largest = self.products = 0
+        self.gradients_of_tables: list[torch.Size] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
+        if function.name() == "aten::embedding_dense_backward":
+            self.gradients_of_tables.append(result.shape)
         self.products += function.name() in ("aten::mm", "aten::mm.out")
         if isinstance(result, Tensor):
             self.largest = max(self.largest, result.numel())
@@ -198,6 +204,39 @@ def training_batch(padding: str = "right") -> dict[str, Tensor]:
     batch = make_batch("ForConditionalGeneration", padding)
     labels = make_labels("ForConditionalGeneration", batch)
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], **labels}
+
+
+@pytest.mark.parametrize("variant", ["t5", "v1.1"])
+def test_under_autocast_gradients_are_as_exact_as_the_references(variant: str) -> None:
+    """Both round to bfloat16, at slightly different places."""
+    batch = training_batch()
+
+    def found(model: Any, loss: Callable[[Any], Tensor], autocast: bool) -> Tensor:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            value = loss(model)
+        value.backward()
+        return torch.cat([gradient.flatten() for _, gradient in sorted(named_gradients(model).items())])
+
+    ours, theirs = make_pair("ForConditionalGeneration", variant, "sdpa")
+    exact, rounded = (found(theirs, lambda model: model(**batch).loss, autocast) for autocast in (False, True))
+    allowed = (rounded - exact).norm()
+    error = (found(ours, lambda model: text_to_text_loss(model, batch).value, autocast=True) - exact).norm()
+    assert 0 < error < 1.2 * allowed < 0.1 * exact.norm()
+
+
+def test_a_shared_tables_gradient_is_one_table() -> None:
+    """Not one each for source, target and projection, to be added up."""
+    model = make_pair("ForConditionalGeneration", "t5", "sdpa").ours
+    assert tables_made(model) == 0
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    assert tables_made(model) == 2
+
+
+def tables_made(model: Any) -> int:
+    with Watch() as watch:
+        text_to_text_loss(model, training_batch()).value.backward()
+    return watch.gradients_of_tables.count(model.shared.weight.shape)
 
 
 @pytest.mark.parametrize("variant", ["t5", "v1.1", "umt5-tied"])

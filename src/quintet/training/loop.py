@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from quintet.files import staged
 from quintet.model.heads import T5ForConditionalGeneration
@@ -183,8 +184,19 @@ def to_tensors(run: Run, rows: Sequence[Any]) -> dict[str, torch.Tensor]:
 def clip(run: Run) -> float:
     """The norm of the gradient, which is shortened to max_grad_norm if that is above 0."""
     parameters = [parameter for parameter in run.model.parameters() if parameter.grad is not None]
+    total = whole(norm_of([cast(torch.Tensor, parameter.grad) for parameter in parameters]))
+    norm = total.item()
     longest = run.config.optimizer.max_grad_norm or math.inf
-    return whole(nn.utils.clip_grad_norm_(parameters, longest)).item()
+    if norm > longest:  # else there is nothing to multiply by 1
+        nn.utils.clip_grads_with_norm_(parameters, longest, total)
+    return norm
+
+
+def norm_of(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The norm of all gradients together, a scalar. On a CPU a BLAS library reads them in half of torch's own time."""
+    if all(one.device.type == "cpu" and one.is_contiguous() and not isinstance(one, DTensor) for one in gradients):
+        return torch.stack([torch.dot(one.view(-1), one.view(-1)) for one in gradients]).float().sum().sqrt()
+    return nn.utils.get_total_norm(gradients)
 
 
 def examples_of(rows: Sequence[Any]) -> list[Mapping[str, Any]]:
