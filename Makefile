@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+MODEL  ?= quintet-mini
 
 .PHONY: demo test native sweep sanitize lint bench clean
 
@@ -13,8 +14,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(wildcard native/*)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(READY)   ## translate a sentence: make demo MODEL=path-or-hub-name
-	@test -n "$(MODEL)" || { echo "make demo needs a checkpoint: make demo MODEL=path-or-hub-name"; exit 2; }
+demo: $(READY)   ## translate a sentence with the model in the package; or make demo MODEL=path-or-hub-name
 	$(BIN)/quintet run "translate English to German: The house is wonderful." --model "$(MODEL)"
 
 lint: $(READY)

@@ -1,8 +1,11 @@
 """Training beside transformers' Trainer: real tokens a second and peak memory, the same model, data and precision.
 
-The model has T5-small's shape and is drawn anew; the batches are pairs of sentences, padded to their longest, the same
-ones in the same order for both, with AdamW (fused). Each trainer runs in a process of its own, whose peak of
-resident memory is compared with what it held before it loaded the model. The first steps warm up and are not counted.
+The model has T5-small's shape and is drawn anew. All see the same pairs of sentences, so many a step, with AdamW (fused)
+and gradients clipped at 1. Trainer has its DataCollatorForSeq2Seq, and batches of two kinds: shuffled, as it makes them
+unless told otherwise, and by length, exactly those that quintet makes. Padding is not counted as tokens.
+
+Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what it
+held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
 
     python benchmarks/training.py --data ../shared/data/tatoeba/en-de.train.tsv.gz --vocabulary ../shared/tokenizers/t5
 """
@@ -13,27 +16,31 @@ import argparse
 import json
 import multiprocessing
 import resource
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which torch's optimisers import when they are made: not to be counted as anybody's memory
 import transformers
+import transformers.trainer
 from machine import describe
 
 from quintet.training.building import build_run
 from quintet.training.config import TrainingConfig
-from quintet.training.loop import Run, make_step
+from quintet.training.loop import Run, count_tokens, make_step
 from quintet.training.parallel import World
 from quintet.training.settings import build
 
 WARM_UP = 3
 SHAPE = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "decoder_start_token_id": 0}
-Ended = tuple[list[float], list[Any], float]  # when each step did, its batches, and the last loss
+Ended = tuple[list[float], list[int], float]  # when each step did, its real tokens, and the last loss
 
 
 def main() -> None:
@@ -41,20 +48,31 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="pairs of sentences, a tab between them")
     parser.add_argument("--vocabulary", required=True, help="the folder of a tokenizer")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--float32", action="store_true", help="instead of bfloat16 autocast")
     options = parser.parse_args()
-    print(f"{describe()}, {options.threads} threads, batches of {options.batch_size}\n")
-    print("| precision | trainer | real tokens/s | peak MB | last loss |\n|---|---|---|---|---|")
+    precision = "float32" if options.float32 else "bfloat16 autocast"
+    print(
+        f"{describe()}, transformers {transformers.__version__}; {precision}, batches of {options.batch_size}",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(options, folder)
         _in_a_process(_prepare, settings)
-        for bf16 in (False, True):
-            for name in TRAINERS:
-                arguments = (name, {**settings, "bf16": bf16}, options.threads)
-                tokens, megabytes, loss = _in_a_process(_measure, *arguments)
-                precision = "bfloat16 autocast" if bf16 else "float32"
-                print(f"| {precision} | {name} | {tokens:.0f} | {megabytes:.0f} | {loss:.4f} |", flush=True)
+        rounds = [
+            {name: _in_a_process(_measure, name, settings, options.threads) for name in TRAINERS}
+            for _ in range(options.rounds)
+        ]
+    print("| trainer | real tokens/s | of the rounds | peak MB | last loss |\n|---|---|---|---|---|")
+    for name in TRAINERS:
+        speeds, peaks, losses = zip(*(found[name] for found in rounds), strict=True)
+        each = ", ".join(f"{speed:.0f}" for speed in speeds)
+        print(
+            f"| {name} | {statistics.median(speeds):.0f} | {each} | {statistics.median(peaks):.0f} | {losses[0]:.4f} |"
+        )
 
 
 def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -75,7 +93,7 @@ def _settings(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     task = {"name": "pairs", "train_file": options.data, "columns": ["source", "target"]}
     return {
         "model_name_or_path": folder,
-        "config_overrides": {"dropout_rate": 0.0},
+        "config_overrides": {"dropout_rate": options.dropout},
         "tokenizer_name": options.vocabulary,
         "output_dir": folder,
         "tasks": [{**task, "prefix": "translate English to German: "}],
@@ -85,6 +103,7 @@ def _settings(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         "max_steps": options.steps + WARM_UP,
         "optim": "adamw_torch",
         "learning_rate": 1e-4,
+        "bf16": not options.float32,
         "device": "cpu",
     }
 
@@ -101,9 +120,8 @@ def _measure(name: str, settings: dict[str, Any], threads: int) -> tuple[float, 
     """Real tokens a second, the megabytes above those before the model, and the last step's loss."""
     torch.set_num_threads(threads)
     before = _peak()
-    times, drawn, loss = TRAINERS[name](build(TrainingConfig, settings))
-    tokens = sum(len(one["input_ids"]) + len(one["labels"]) for rows in drawn[WARM_UP:] for one in rows)
-    return tokens / (times[-1] - times[WARM_UP - 1]), _peak() - before, loss
+    times, tokens, loss = TRAINERS[name](build(TrainingConfig, settings))
+    return sum(tokens[WARM_UP:]) / (times[-1] - times[WARM_UP - 1]), _peak() - before, loss
 
 
 def _peak() -> float:
@@ -123,27 +141,58 @@ def _quintet(config: TrainingConfig) -> Ended:
         step = make_step(run, [rows])
         loss = step.cross_entropy.item() / step.target_tokens
         times.append(time.perf_counter())
-    return times, drawn, loss
+    return times, [sum(count_tokens([rows])) for rows in drawn], loss
 
 
-def _transformers(config: TrainingConfig) -> Ended:
+class Shuffled(torch.utils.data.Dataset):
+    """The examples as Trainer takes them unless told otherwise: it draws their order itself."""
+
+    def __init__(self, drawn: Sequence[Any]) -> None:
+        self.examples = list(chain(*drawn))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: int) -> dict[str, list[int]]:
+        return _as_lists(self.examples[place])
+
+
+class ByLength(torch.utils.data.IterableDataset):
+    """The examples in the order of quintet's batches, which are all of one size: Trainer cuts the same ones."""
+
+    def __init__(self, drawn: Sequence[Any]) -> None:
+        self.drawn = drawn
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        return map(_as_lists, chain(*self.drawn))
+
+
+def _as_lists(example: Any) -> dict[str, list[int]]:
+    return {name: example[name].tolist() for name in ("input_ids", "labels")}
+
+
+def _transformers(config: TrainingConfig, order: Callable[[Sequence[Any]], Any]) -> Ended:
     run = build_run(config, World())
-    drawn, collate, times = _drawn(run), run.collate, list[float]()
+    drawn, times, tokens = _drawn(run), list[float](), list[int]()
     del run  # the other trainer has a model of its own
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
             times.append(time.perf_counter())
 
-    class Batches(torch.utils.data.IterableDataset):
-        def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-            return iter(map(collate, drawn))
-
     folder = config.run.output_dir
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder, **config.model.config_overrides)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(config.model.tokenizer_name)
+    padded = transformers.DataCollatorForSeq2Seq(tokenizer, model)
+
+    def collate(examples: list[dict[str, list[int]]]) -> Any:
+        tokens.append(sum(len(one["input_ids"]) + len(one["labels"]) for one in examples))
+        return padded(examples)
+
     arguments = transformers.TrainingArguments(
         output_dir=folder,
         max_steps=config.optimizer.max_steps,
-        per_device_train_batch_size=1,
+        per_device_train_batch_size=config.batch.per_device_train_batch_size,
         learning_rate=config.optimizer.learning_rate,
         lr_scheduler_type="constant",
         optim="adamw_torch_fused",
@@ -156,19 +205,16 @@ def _transformers(config: TrainingConfig) -> Ended:
         disable_tqdm=True,
     )
     trainer = transformers.Trainer(
-        transformers.T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=0.0),
-        arguments,
-        train_dataset=Batches(),
-        data_collator=lambda batches: batches[0],
-        callbacks=[Clock],
+        model, arguments, train_dataset=order(drawn), data_collator=collate, callbacks=[Clock]
     )
     trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    return times, drawn, losses[-1]
+    return times, tokens, losses[-1]
 
 
 TRAINERS: dict[str, Callable[[TrainingConfig], Ended]] = {
-    "transformers": _transformers,
+    "transformers, shuffled": partial(_transformers, order=Shuffled),
+    "transformers, by length": partial(_transformers, order=ByLength),
     "quintet": _quintet,
 }
 

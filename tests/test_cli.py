@@ -141,6 +141,7 @@ def test_help() -> None:
     assert (result.returncode, result.stderr) == (0, b"")
     for option in (
         "--model",
+        "[default: quintet-mini]",
         "--task",
         "--device",
         "--dtype",
@@ -157,7 +158,6 @@ def test_help() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["run", "text"], "--model"),
         (["run", "text", "--model"], "--model"),
         (["run", "text", "--model", "m", "--batch-size", "0"], "--batch-size"),
         (["run", "text", "--model", "m", "--max-new-tokens", "many"], "--max-new-tokens"),

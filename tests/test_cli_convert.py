@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import quintet
 from quintet.cli.app import app
-from quintet.quantize import QuantizationConfig
+from quintet.quantize import QuantizationConfig, QuantizedLayer
 
 from .checkpoint.tiny import snapshot
 from .model.reference import make_pair
@@ -115,6 +115,25 @@ def test_a_precision_is_a_dtype_and_a_rounding(
     assert quintet.AutoConfig.from_pretrained(tmp_path / "out").dtype == dtype
 
 
+@pytest.mark.parametrize(("options", "dtype"), [((), torch.float32), (("--dtype", "bfloat16"), torch.bfloat16)])
+def test_floats_for_other_libraries(options: tuple[str, ...], dtype: torch.dtype, tiny: Path, tmp_path: Path) -> None:
+    """In float32 unless told otherwise, whatever the scales are: there the products are exact."""
+    converted(tiny, tmp_path / "int4", "--precision", "int4", "--vocabulary-bits", "8")
+    converted(tmp_path / "int4", tmp_path / "out", "--dequantize", *options)
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "out", torch_dtype="auto")
+    model = quintet.T5ForConditionalGeneration.from_pretrained(tmp_path / "int4", dtype=dtype)
+    every = model.named_modules(remove_duplicate=False)
+    rounded = {name: module for name, module in every if isinstance(module, QuantizedLayer)}
+    assert {"shared", "decoder.block.1.layer.2.DenseReluDense.wo"} <= rounded.keys()
+    for name, tensor in theirs.state_dict().items():
+        layer = rounded.get(name.removesuffix(".weight"))
+        expected = model.get_parameter(name) if layer is None else layer.dequantized()
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, expected), name
+    tokenizers = [library.AutoTokenizer.from_pretrained(tmp_path / "out") for library in (transformers, quintet)]
+    assert tokenizers[0](SKY)["input_ids"] == tokenizers[1](SKY)["input_ids"]
+
+
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     make_pair("EncoderModel").ours.save_pretrained(tmp_path / "model")
     result = converted(tmp_path / "model", tmp_path / "out")
@@ -190,6 +209,8 @@ def test_bad_options(options: tuple[str, ...], message: str, tiny: Path, tmp_pat
     ("options", "message"),
     [
         (("--group-size", "32"), "add --quantize int4"),
+        (("--dequantize", "--quantize", "int8"), "--dequantize writes floats"),
+        (("--dequantize", "--precision", "int4"), "--dequantize writes floats"),
         (("--precision", "bf16", "--group-size", "32"), "add --quantize int4"),
         (("--vocabulary-bits", "8"), "--vocabulary-bits is for rounded weights: add --quantize int4"),
         (("--quantize", "int8", "--vocabulary-bits", "4"), "vocabulary_bits must be 8 or None, got 4"),
@@ -211,6 +232,11 @@ def test_a_rounded_checkpoint_is_not_rounded_again(tiny: Path, tmp_path: Path) -
     converted(tiny, tmp_path / "int8", "--quantize", "int8")
     message = refusal(tmp_path / "int8", tmp_path / "out", "--quantize", "int4")
     assert "is already quantized" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_floats_are_not_turned_into_floats(tiny: Path, tmp_path: Path) -> None:
+    assert "the model is not quantized" in refusal(tiny, tmp_path / "out", "--dequantize")
     assert not (tmp_path / "out").exists()
 
 

@@ -18,7 +18,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from quintet.hub import Source
+from quintet.hub import SHIPPED, Source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"config.json": b"{}", "sub/config.json": b'{"sub": 1}', "model.safetensors": b"weights"}
@@ -169,6 +169,47 @@ def test_neither_a_folder_nor_a_name(name):
     message = r"neither an existing folder nor a possible repository name.*\"namespace/name\" or \"name\""
     with pytest.raises(OSError, match=message):
         Source(name).find("config.json")
+
+
+# The model in the package
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """A folder in the place of the package's, with a model that is only names."""
+    folder = tmp_path / "package"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "sub/config.json"):
+        (folder / name).touch()
+    monkeypatch.setattr("quintet.hub.SHIPPED_FOLDER", folder)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_the_model_in_the_package_needs_no_hub(shipped):
+    for name in (SHIPPED, Path(SHIPPED)):
+        source = Source(name)
+        assert source.is_local
+        assert source.find("config.json") == shipped / "config.json"
+        assert source.find("spiece.model") is None
+    assert Source(SHIPPED, subfolder="sub").file("config.json") == shipped / "sub" / "config.json"
+    with pytest.raises(FileNotFoundError, match=r"the folder .*package does not hold spiece.model\. It holds: config"):
+        Source(SHIPPED).file("spiece.model")
+    assert not Source(f"org/{SHIPPED}").is_local
+
+
+def test_a_folder_comes_before_the_model_in_the_package(shipped):
+    (shipped.parent / SHIPPED).mkdir()
+    (shipped.parent / SHIPPED / "config.json").touch()
+    assert Source(SHIPPED).find("config.json") == Path(SHIPPED, "config.json")
+
+
+def test_a_package_built_without_its_model(shipped):
+    (shipped / "model.safetensors").unlink()
+    for looked_for in ("config.json", "README.md"):
+        with pytest.raises(FileNotFoundError, match=r"'quintet-mini' is missing .* without its weights: install"):
+            Source(SHIPPED).find(looked_for)
 
 
 # The Hub

@@ -1,6 +1,7 @@
 """A model's name or path turned into local files: the only place that downloads.
 
-`huggingface_hub` is imported when a file is first looked up, so that importing this module costs nothing.
+One model needs no download: `SHIPPED` lies in the package. `huggingface_hub` is imported when a file is first looked up
+on the Hub, so that importing this module costs nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+SHIPPED = "quintet-mini"
+"""The name of the model that lies in the package."""
+SHIPPED_FOLDER = Path(__file__).with_name("mini")
 
 _COMMIT_HASH_LENGTH = 40
 
@@ -26,10 +31,11 @@ class _Findings:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files come from: a folder, or a repository on the Hugging Face Hub.
+    """Where a model's files come from: a folder, the package, or a repository on the Hugging Face Hub.
 
-    `name_or_path` is a folder if one of that name exists, else a repository ("namespace/name" or "name"). The other
-    fields mean what they mean in `from_pretrained` of the reference; all but `subfolder` concern repositories only.
+    `name_or_path` is a folder if one of that name exists; else "quintet-mini" is the model in the package, and any
+    other name a repository ("namespace/name" or "name"). The other fields mean what they mean in `from_pretrained` of
+    the reference; all but `subfolder` concern repositories only.
     Setting HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE acts as `local_files_only`, from the next look-up on.
 
     The first file found in a repository decides the commit that all further ones come from: a repository that changes
@@ -57,15 +63,15 @@ class Source:
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a folder on this machine."""
-        return os.path.isdir(self.name_or_path)
+        """Whether the files lie in a folder on this machine, or in the package."""
+        return os.path.isdir(self.name_or_path) or self._is_shipped
 
     def find(self, filename: str) -> Path | None:
         """The local path of `filename`, downloaded if need be; None where the folder or repository has no such file.
 
         Without a network (or offline on request) a repository is what its cache holds. Raises OSError, naming the
         repository and what to do, if it does not exist, is gated, lacks the revision, or is neither cached nor
-        reachable; ValueError if `force_download` is asked for offline.
+        reachable, and if the package was built without its model; ValueError if `force_download` is asked for offline.
         """
         if self.is_local:
             path = self._folder / filename
@@ -85,8 +91,12 @@ class Source:
         return FileNotFoundError(f"{self._place} does not hold {wanted}. {self._advice}")
 
     @property
+    def _is_shipped(self) -> bool:
+        return str(self) == SHIPPED and not os.path.isdir(self.name_or_path)
+
+    @property
     def _folder(self) -> Path:
-        return Path(self.name_or_path, self.subfolder)
+        return Path(_shipped_folder() if self._is_shipped else self.name_or_path, self.subfolder)
 
     @property
     def _offline(self) -> bool:
@@ -205,6 +215,16 @@ class Source:
             case _:
                 reason = str(error)
         return f"Cannot get {filename} of {str(self)!r}: {reason}."
+
+
+def _shipped_folder() -> Path:
+    """Where the package keeps its model. Raises FileNotFoundError if it was built without its files."""
+    if not any(SHIPPED_FOLDER.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{SHIPPED!r} is missing from this installation of quintet, which was built without its weights: install "
+            "quintet again, or give the folder or the Hub name of another model."
+        )
+    return SHIPPED_FOLDER
 
 
 def _offline_by_environment() -> bool:

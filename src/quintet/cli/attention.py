@@ -12,6 +12,7 @@ from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
 from quintet.cli.loading import dtype_and_rounding, load_text_to_text
 from quintet.cli.outputs import Output
+from quintet.hub import SHIPPED
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Cross-attention</title>
@@ -29,7 +30,7 @@ thead th {{ writing-mode: vertical-rl; transform: rotate(180deg); text-align: le
 def attention(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model reads.")],
     *,
-    model: options.Model,
+    model: options.Model = SHIPPED,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .png or a .html file.")],
     target: Annotated[str | None, typer.Option(metavar="TEXT", help="An answer; else the model's own.")] = None,
     layer: Annotated[int | None, typer.Option(min=1, metavar="N", help="One layer; else the mean of all.")] = None,
@@ -42,7 +43,7 @@ def attention(
 
     Examples:
 
-      quintet attention "translate English to German: Hello." -m google/flan-t5-small -o map.html
+      quintet attention "translate English to German: Hello." -o map.html
 
       quintet attention "What color is the sky?" -m google/flan-t5-small --layer 8 --head 2 -o map.png
     """

@@ -27,6 +27,10 @@ def convert(
     vocabulary_bits: Annotated[
         int | None, typer.Option(metavar="N", help="8 rounds embeddings and output layer, too; a scale for each row.")
     ] = None,
+    dequantize: Annotated[
+        bool,
+        typer.Option("--dequantize", help="Write rounded weights as floats that any library reads (float32)."),
+    ] = False,
     format: Annotated[Literal["safetensors", "bin"], typer.Option(help="Format of the weights.")] = "safetensors",
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The largest file, such as 200MB.")] = "5GB",
     overwrite: options.Overwrite = False,
@@ -41,12 +45,18 @@ def convert(
       quintet convert google/flan-t5-small int4 --quantize int4 --group-size 64
 
       quintet convert google/flan-t5-small smallest --precision int4 --vocabulary-bits 8
+
+      quintet convert quintet-mini mini-float --dequantize
     """
     with in_one_line(debug):
         from quintet.checkpoint.writing import check_shard_size
         from quintet.files import staged
 
-        dtype, quantize = dtype_and_rounding(precision, dtype, quantize, default="auto")
+        # Products of integers and scales are exact in float32 only.
+        unless_told = "float32" if dequantize else "auto"
+        dtype, quantize = dtype_and_rounding(precision, dtype, quantize, default=unless_told)
+        if dequantize and quantize is not None:
+            raise Failure("--dequantize writes floats, and rounded ones were asked for, too: choose one")
         refuse_unwritable_folder(output)
         refuse_existing(output, overwrite)
         check_shard_size(max_shard_size)
@@ -55,6 +65,8 @@ def convert(
         refuse_missing(model, found)
         tokenizer = _tokenizer(model)
         network = type(found.model).from_pretrained(model, dtype=dtype, quantization_config=quantization)
+        if dequantize:
+            network.dequantize()
         with staged(output, former=_saved_files(output)) as folder:
             network.save_pretrained(folder, max_shard_size=max_shard_size, safe_serialization=format == "safetensors")
             if tokenizer is not None:

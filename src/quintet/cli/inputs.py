@@ -78,7 +78,7 @@ def _standard_input() -> Inputs:
     if sys.stdin is None:
         raise Failure("standard input is closed: give a text, or pipe lines in")
     if sys.stdin.isatty():
-        raise Failure('no input: give a text (quintet run "translate English to German: Hello." ...), or pipe lines in')
+        raise Failure('no input: give a text (quintet run "translate English to German: Hello."), or pipe lines in')
     name = "standard input"
     return Inputs(_lines(sys.stdin.buffer, name, sys.stdin.encoding), name)
 

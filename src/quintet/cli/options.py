@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, or a name on the Hub.")]
-Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A folder, or a name on the Hub.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="A folder, or a name on the Hub; quintet-mini, in the package, translates English to French and German.",
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="DEV", help="cpu, cuda, cuda:1, or a CUDA number (-1: CPU).")]
 Dtype = Annotated[
     str | None, typer.Option(metavar="TYPE", help="float32 (default), bfloat16, float16, or auto (as saved).")

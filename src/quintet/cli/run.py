@@ -15,6 +15,7 @@ from quintet.cli.inputs import read_inputs
 from quintet.cli.loading import dtype_and_rounding
 from quintet.cli.outputs import Output
 from quintet.cli.tasks import call_options, generates
+from quintet.hub import SHIPPED
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -24,7 +25,7 @@ def run(
         list[str] | None, typer.Argument(metavar="TEXT", help="The texts; without any, the lines of standard input.")
     ] = None,
     *,
-    model: options.Model,
+    model: options.Model = SHIPPED,
     task: Annotated[
         str, typer.Option(metavar="TASK", help="The task, such as summarization or translation_en_to_fr.")
     ] = "text2text-generation",
@@ -66,7 +67,7 @@ def run(
 
     Examples:
 
-      quintet run "translate English to German: Hello." -m google/flan-t5-small
+      quintet run "translate English to German: The house is wonderful."
 
       quintet run -m google/flan-t5-small --batch-size 8 < sentences.txt
 

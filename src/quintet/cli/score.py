@@ -14,6 +14,7 @@ from quintet.cli import options
 from quintet.cli.failures import Failure, in_one_line
 from quintet.cli.inputs import JSON_LINES, read_inputs
 from quintet.cli.loading import dtype_and_rounding, load_text_to_text
+from quintet.hub import SHIPPED
 
 
 @dataclass
@@ -28,7 +29,7 @@ def score(
     source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="What the model reads.")] = None,
     targets: Annotated[list[str] | None, typer.Argument(metavar="TARGET", help="The answers to compare.")] = None,
     *,
-    model: options.Model,
+    model: options.Model = SHIPPED,
     input: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read sources and targets from a file, a JSON object a line.")
     ] = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,40 @@ class AttentionInputs:
         return replace(self, bias=bias, head_mask=move(self.head_mask), memory=move(self.memory))
 
 
+class _Normalised(torch.autograd.Function):
+    """What `RMSNorm` computes, for training: of its steps, only the input is kept for the backward pass."""
+
+    @staticmethod
+    def forward(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """(..., size) to the same."""
+        states = hidden.float()
+        return weight * (states * _inverse_root(states, eps)).to(weight.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, float], output: torch.Tensor) -> None:
+        """Keep the input and the weight."""
+        hidden, weight, ctx.eps = inputs
+        ctx.save_for_backward(hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """With n = x / rms(x): the gradient of n, less its part along n, over rms(x)."""
+        hidden, weight = ctx.saved_tensors
+        states, scale, of_output = hidden.float(), weight.float(), gradient.float()
+        inverse = _inverse_root(states, ctx.eps)
+        products = of_output * states
+        of_weight = products.flatten(0, -2).t().mv(inverse.flatten())
+        along = (products * scale).mean(dim=-1, keepdim=True) * inverse**3
+        of_hidden = (of_output * scale).mul_(inverse).addcmul_(states, along, value=-1)
+        return of_hidden.to(hidden.dtype), of_weight.to(weight.dtype), None
+
+
+def _inverse_root(states: torch.Tensor, eps: float) -> torch.Tensor:
+    """One over the root mean square of the last dimension, (..., 1)."""
+    norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+    return (norm.square() / states.shape[-1] + eps).rsqrt()
+
+
 class RMSNorm(nn.Module):
     """Divides by the root mean square of the last dimension, and scales (Zhang and Sennrich 2019): no mean, no bias."""
 
@@ -66,6 +100,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Normalised in float32 and cast to the weight's dtype before it is scaled."""
+        if torch.is_grad_enabled() and hidden.device.type == "cpu":
+            return _Normalised.apply(hidden, self.weight, self.variance_epsilon)
         normalised = F.rms_norm(hidden.float(), self.weight.shape, eps=self.variance_epsilon)
         return self.weight * normalised.to(self.weight.dtype)
 
@@ -89,8 +125,8 @@ class FeedForward(nn.Module):
         """(..., d_model) to (..., d_model)."""
         inner = self.act(self.wi_0(hidden)) * self.wi_1(hidden) if self.is_gated else self.act(self.wi(hidden))
         inner = self.dropout(inner)
-        # float16 models keep wo in float32: its input overflows. Quantized weights take any input.
-        if self.wo.weight.is_floating_point():
+        # float16 models keep wo in float32: its input overflows. Quantized weights take any input; autocast chooses.
+        if self.wo.weight.is_floating_point() and not torch.is_autocast_enabled(inner.device.type):
             inner = inner.to(self.wo.weight.dtype)
         return self.wo(inner)
 
@@ -114,6 +150,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, queries, d_model) to the same; and the weights (batch, heads, queries, keys) if asked for."""
+        hidden = _for_products(hidden)
         key, value = self._keys_values(hidden, inputs)
         query = self._split_heads(self.q(hidden))
         sharing = inputs.sharing
@@ -136,7 +173,7 @@ class Attention(nn.Module):
         recalled = inputs.store.recall() if inputs.store is not None else None
         if recalled is not None:
             return recalled
-        states = hidden if inputs.memory is None else inputs.memory
+        states = hidden if inputs.memory is None else _for_products(inputs.memory)
         key, value = self._split_heads(self.k(states)), self._split_heads(self.v(states))
         return (key, value) if inputs.store is None else inputs.store.extend(key, value)
 
@@ -171,6 +208,14 @@ class Attention(nn.Module):
         for projection, dim in ((self.q, 0), (self.k, 0), (self.v, 0), (self.o, 1)):
             _keep(projection, rows, dim)
         self.n_heads, self.pruned_heads = total - len(pruned), pruned
+
+
+def _for_products(states: torch.Tensor) -> torch.Tensor:
+    """States in autocast's type, if that is on: cast once for all the products that read them."""
+    device = states.device.type
+    if not torch.is_autocast_enabled(device) or states.dtype == torch.float64:  # which autocast leaves as it is
+        return states
+    return states.to(torch.get_autocast_dtype(device))
 
 
 def _keep(linear: nn.Linear, indices: list[int], dim: int) -> None:

@@ -13,7 +13,7 @@ from quintet.checkpoint import save_tensors
 from quintet.config import T5Config
 from quintet.files import staged
 from quintet.generation.config import GenerationConfig
-from quintet.model import embeddings, loading
+from quintet.model import embeddings, loading, restoring
 from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
 from quintet.model.plans import check_engine
@@ -75,7 +75,9 @@ class T5PreTrainedModel(nn.Module):
         engine: str = "auto",
         **kwargs: Any,
     ) -> Any:
-        """Load a model from a folder, a hub repository or a GGUF file; it comes in evaluation mode.
+        """Load a model from a folder, a hub repository or a GGUF file, or the one in the package, "quintet-mini".
+
+        It comes in evaluation mode.
 
         dtype is a torch dtype or its name, "auto" for the checkpoint's, float32 if not given; float16 keeps `wo` in
         float32. device_map is a device, "auto", or a dictionary from modules to devices (`accelerate` is needed for
@@ -142,6 +144,15 @@ class T5PreTrainedModel(nn.Module):
             save_tensors(
                 tensors, folder, max_shard_size=max_shard_size, safe_serialization=safe_serialization, variant=variant
             )
+
+    def dequantize(self) -> T5PreTrainedModel:
+        """Turn rounded weights back into floats, those that the model computes with; returns the model itself.
+
+        It can then be trained, and saved as other libraries read it: in float32 with the very same weights, while in
+        narrower dtypes each is rounded to the dtype once more. Raises ValueError for a model that is not quantized.
+        """
+        restoring.restore_floats(self)
+        return self
 
     def _unique_tensors(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A state dict without the second names of tied weights."""

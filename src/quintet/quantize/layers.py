@@ -45,8 +45,8 @@ class QuantizedLayer(nn.Module):
     def _refuse_training(self) -> None:
         if self.training and torch.is_grad_enabled():
             raise RuntimeError(
-                f"{self.bits}-bit weights cannot be trained: load the model without quantization_config, or call "
-                "model.eval()"
+                f"{self.bits}-bit weights cannot be trained: load the model without quantization_config, make floats "
+                "of them (model.dequantize()), or call model.eval()"
             )
 
 

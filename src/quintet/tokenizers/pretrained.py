@@ -40,7 +40,7 @@ class PretrainedTokenizer(TokenizerBase):
         trust_remote_code: bool = False,
         **overrides: Any,
     ) -> _Self:
-        """Load from a folder, a repository of the Hugging Face Hub, or a single vocabulary file.
+        """Load from a folder, a repository of the Hugging Face Hub, the package, or a single vocabulary file.
 
         `overrides` are arguments of the class and take precedence over those saved. `trust_remote_code` is accepted
         for the reference's sake: code is never loaded. Raises OSError for a missing or damaged file, ValueError for

@@ -15,7 +15,7 @@ from quintet.quantize import QuantizationConfig
 from quintet.tokenizers.base import TokenizerBase
 from quintet.training.adapters import add_adapters
 from quintet.training.config import LEARNING_RATES, AnyConfig, BatchConfig, ModelConfig, OptimizerConfig, check
-from quintet.training.data.batching import BucketedBatches, PackedBatches
+from quintet.training.data.batching import Ahead, BucketedBatches, PackedBatches
 from quintet.training.data.buckets import Limits
 from quintet.training.data.collators import PackingCollator, PaddingCollator
 from quintet.training.data.stream import Stream
@@ -135,15 +135,15 @@ def _network(model: T5ForConditionalGeneration, config: AnyConfig, world: World)
     return spread(network, model.stacks, world, config.run.fsdp)
 
 
-def _batches(config: AnyConfig, stream: Stream, model: T5Config, world: World) -> tuple[Any, Any]:
+def _batches(config: AnyConfig, stream: Stream, model: T5Config, world: World) -> tuple[Ahead[Any], Any]:
     """The endless batches of all processes together, and what makes tensors of one process's share."""
     batch: BatchConfig = config.batch
     rows = _times(batch.per_device_train_batch_size, world.size)
     if batch.packing:
         lengths = (config.data.max_source_length, cast(int, config.data.max_target_length))
-        return PackedBatches(stream, cast(int, rows), *lengths), PackingCollator(model, *lengths)
+        return Ahead(PackedBatches(stream, cast(int, rows), *lengths)), PackingCollator(model, *lengths)
     limits = Limits(_times(batch.per_device_train_tokens, world.size), rows)
-    return BucketedBatches(stream, limits), PaddingCollator(model)
+    return Ahead(BucketedBatches(stream, limits)), PaddingCollator(model)
 
 
 def _times(value: int | None, factor: int) -> int | None:

@@ -22,6 +22,7 @@ from quintet.files import staged
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.tokenizers.base import TokenizerBase
 from quintet.training.config import AnyConfig
+from quintet.training.data.batching import Ahead
 from quintet.training.data.collators import IGNORED
 from quintet.training.evaluation import Evaluation, Evaluator
 from quintet.training.loss import Loss, text_to_text_loss
@@ -55,7 +56,7 @@ class Run:
     model: T5ForConditionalGeneration
     network: nn.Module
     tokenizer: TokenizerBase
-    batches: Any
+    batches: Ahead[Any]
     collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
@@ -151,6 +152,7 @@ def make_step(run: Run, drawn: Sequence[Sequence[Any]]) -> Step:
                 loss = run.network(batch, normalizer)
             loss.value.backward()
             cross_entropy += loss.cross_entropy
+    run.batches.draw()  # a GPU is still at work
     norm = clip(run)
     if not math.isfinite(norm):
         path = keep_for_inspection(run, drawn)

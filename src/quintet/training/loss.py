@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from quintet.model import checks
 from quintet.model.heads import T5ForConditionalGeneration
+from quintet.model.init import Embedding
 from quintet.quantize import QuantizedLinear
 
-SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, and half as much again where products are in half precision
+SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, half as much where products are in half precision
+SCORES_IN_CACHE = 2**19  # numbers whose losses are computed together: 2 MB in float32
 ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
 IGNORED = -100
 
@@ -50,16 +53,53 @@ def text_to_text_loss(
     labels = inputs.pop("labels")
     checks.check_labels(labels, model.lm_head.out_features)
     inputs.setdefault("decoder_input_ids", model.prepare_decoder_input_ids_from_labels(labels))
-    hidden = model.run_stacks(**inputs, use_cache=False)[0]
     output = model.lm_head
+    weight = output.dequantized() if isinstance(output, QuantizedLinear) else output.weight
+    if _is_one_table(model, inputs):
+        table, weight = _BothUses.apply(weight)
+        inputs["inputs_embeds"] = _looked_up(table, inputs.pop("input_ids"), "input_ids")
+        inputs["decoder_inputs_embeds"] = _looked_up(table, inputs.pop("decoder_input_ids"), "decoder_input_ids")
+    hidden = model.run_stacks(**inputs, use_cache=False)[0]
     return projected_cross_entropy(
         model.scale_states(hidden),
-        output.dequantized() if isinstance(output, QuantizedLinear) else output.weight,
+        weight,
         labels.to(hidden.device),
         normalizer=normalizer,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
     )
+
+
+def _is_one_table(model: T5ForConditionalGeneration, inputs: Mapping[str, Any]) -> bool:
+    """Whether the same weights embed sources and targets and project, on a CPU, where tables of gradients are dear."""
+    weight = model.lm_head.weight
+    stacks = (model.encoder.embed_tokens, model.decoder.embed_tokens)
+    is_tied = all(type(one) is Embedding and one.weight is weight for one in stacks)
+    reads_tokens = inputs.get("input_ids") is not None and inputs["decoder_input_ids"] is not None
+    return is_tied and reads_tokens and weight.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _looked_up(table: torch.Tensor, ids: torch.Tensor, name: str) -> torch.Tensor:
+    """The rows of these ids; the table's gradient is then those rows' alone (sparse)."""
+    checks.check_token_ids(ids, len(table), name)
+    return F.embedding(ids, table, sparse=True)
+
+
+class _BothUses(torch.autograd.Function):
+    """A table as what rows are taken from, and as a projection.
+
+    The gradients of the rows, of a few hundred tokens, are added to the projection's. Embeddings left to themselves
+    make a table of zeros each, as large as the vocabulary, and add it up: a twentieth of a small model's step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_rows: torch.Tensor, of_projection: torch.Tensor) -> torch.Tensor:
+        return of_projection.add_(of_rows)
 
 
 @torch.compiler.disable  # the number of labels differs from batch to batch, and the gradients are made here anyway
@@ -131,20 +171,24 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         of_states, of_weight = (differentiable and needed for needed in ctx.needs_input_grad[:2])
         state_gradient = torch.empty_like(states) if of_states else None
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if of_weight else None
+        empty = torch.empty_like if len(states) else torch.zeros_like  # the first chunk fills it
+        weight_gradient = empty(weight, dtype=torch.float32) if of_weight else None
         total, cross_entropy = states.new_zeros(2, dtype=torch.float32)
         with torch.autocast(states.device.type, enabled=False):
             projection = weight.to(dtype)
             inputs = states.to(dtype)
-            for rows, products, scores in _chunks_of_scores(inputs, projection):
-                losses, plain = _losses_and_gradient(scores, targets[rows], label_smoothing, z_loss)
-                total += losses
-                cross_entropy += plain
-                gradient = products.copy_(scores)
+            for rows, gradient in _chunks_of_scores(inputs, projection):
+                for part, of_part in _parts(gradient, targets[rows]):
+                    scores = part.float()
+                    losses, plain = _losses_and_gradient(scores, of_part, label_smoothing, z_loss)
+                    total += losses
+                    cross_entropy += plain
+                    if scores is not part:
+                        part.copy_(scores)
                 if state_gradient is not None:
                     state_gradient[rows] = gradient @ projection
                 if weight_gradient is not None:
-                    _add_weight_gradient(weight_gradient, gradient, inputs[rows])
+                    _add_weight_gradient(weight_gradient, gradient, inputs[rows], is_first=rows.start == 0)
         ctx.gradients = state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
         ctx.mark_non_differentiable(cross_entropy)
         return total, cross_entropy
@@ -159,21 +203,21 @@ class _Fused(torch.autograd.Function):
         return *scaled, None, None, None, None, None
 
 
-def _chunks_of_scores(
-    states: torch.Tensor, projection: torch.Tensor
-) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """Places of `states`, their products with the projection (tokens, vocabulary), and the same in float32.
-
-    In float32 the latter two are one tensor. The next chunk overwrites both.
-    """
+def _chunks_of_scores(states: torch.Tensor, projection: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Places of `states`, and their products with the projection (tokens, vocabulary), which the next overwrite."""
     size = max(1, min(len(states), SCORES_AT_ONCE // len(projection)))
     products = states.new_empty(size, len(projection))
-    scores = None if products.dtype == torch.float32 else products.float()
     for start in range(0, len(states), size):
         rows = slice(start, min(start + size, len(states)))
         part = products[: rows.stop - start]
         torch.mm(states[rows], projection.t(), out=part)
-        yield rows, part, part if scores is None else scores[: len(part)].copy_(part)
+        yield rows, part
+
+
+def _parts(scores: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows of both: on a CPU as many as stay in its cache while their losses are computed, elsewhere all."""
+    size = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    return zip(scores.split(size), targets.split(size), strict=True)
 
 
 def _losses_and_gradient(
@@ -196,11 +240,16 @@ def _losses_and_gradient(
     return losses.sum(), (log_z - of_target).sum()
 
 
-def _add_weight_gradient(total: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor) -> None:
+def _add_weight_gradient(total: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor, *, is_first: bool) -> None:
     """Adds to total (vocabulary, d_model) what scores' gradient (tokens, vocabulary) and states (tokens, d_model) give.
 
-    In parts of the vocabulary whose product stays in the processor's cache: the sum is in float32, the product is not.
+    The first chunk's is written over what is there. In parts of the vocabulary whose product stays in the processor's
+    cache: the sum is in float32, the product is not.
     """
     for start in range(0, len(total), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        total[part] += gradient[:, part].t() @ states
+        product = gradient[:, part].t() @ states
+        if is_first:
+            total[part] = product
+        else:
+            total[part] += product

@@ -1,8 +1,7 @@
 """Training for quantization: losses are those of the rounded weights that the model will have in the end.
 
 Gradients are taken at the rounded weights and move the precise ones behind them (Courbariaux et al., BinaryConnect,
-2015), so that the network learns to do without what rounding takes away. Rounding a trained network to
-4 bits costs more.
+2015): the network learns to do without what rounding takes away. Rounding it to 4 bits afterwards costs more.
 """
 
 from __future__ import annotations

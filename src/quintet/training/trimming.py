@@ -38,8 +38,9 @@ def trim_vocabulary(
     """Save the model and its tokenizer with these pieces, those of a single character, and special ones only.
 
     Texts that are made of these pieces get the same ones, under new ids, and the model the same scores of them; in
-    others smaller pieces take the place of those left out. The model is changed in place; the new tokenizer is returned. Raises ValueError for a tokenizer without a SentencePiece
-    model file, OSError if the folder cannot be written.
+    others smaller pieces take the place of those left out. The model is changed in place; the new tokenizer is
+    returned. Raises ValueError for a tokenizer without a SentencePiece model file, OSError if the folder cannot be
+    written.
     """
     if tokenizer.vocab_file is None:
         raise ValueError("the tokenizer has no spiece.model beside it, whose pieces could be left out")

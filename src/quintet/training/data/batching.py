@@ -148,6 +148,39 @@ class PackedBatches(Batches[list[Example]]):
         return [self._examples[place] for place in places]
 
 
+class Ahead(Generic[Row]):
+    """Batches of which the next can be drawn before its turn, while a device is busy with the last one."""
+
+    def __init__(self, batches: Batches[Row]) -> None:
+        self._batches = batches
+        self._drawn: list[Row] | None = None
+        self._before: dict[str, Any] = {}
+
+    def __iter__(self) -> Ahead[Row]:
+        return self
+
+    def __next__(self) -> list[Row]:
+        """The next batch: a list of rows."""
+        self.draw()
+        drawn, self._drawn = self._drawn, None
+        return drawn  # type: ignore[return-value]
+
+    def draw(self) -> None:
+        """Have the next batch ready."""
+        if self._drawn is None:
+            self._before = self._batches.state_dict()
+            self._drawn = next(self._batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where we are, as JSON can hold it: a batch that was only drawn does not count."""
+        return self._batches.state_dict() if self._drawn is None else self._before
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the batch after the last one given. Raises ValueError if the data or the options have changed."""
+        self._batches.load_state_dict(state)
+        self._drawn = None
+
+
 def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
