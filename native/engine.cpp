@@ -124,7 +124,7 @@ struct Room {
         for (Buffer &buffer : wide) buffer.reserve(std::max(panels * inner, at_once * d_ff) * lanes * 4);
         normal.reserve(members * model.d_model * lanes * 4);
         rounded.reserve(panels * line(narrow) + at_once * line(d_ff));
-        scale.reserve((panels + at_once) * lanes * 4);
+        scale.reserve(2 * panels * lanes * 4);  // of feed-forward layers, or of scores
         total.reserve((panels * sums(narrow) + at_once * sums(d_ff)) * lanes * 4);
         int64_t line_of_scores = (keys + LANES) / LANES * LANES * lanes + LANES;
         scores.reserve(members * line_of_scores * 4);

@@ -35,13 +35,26 @@ struct Pass {
         return x;
     }
 
-    // A phase: normalised states of some panels as the matrix `w` takes them.
-    Packed normalized(const quintet_matrix &norm, const quintet_matrix &w, float factor = 1.f) const {
-        Packed x = packed(w, panels);
+    // What begins `count` panels further on.
+    static Packed behind(Packed x, int64_t count) {
+        x.data += count * x.stride;
+        x.scale += count * L;
+        x.total += count * L * x.totals;
+        return x;
+    }
+
+    // A phase: normalised states of some panels as the matrix `w` takes them; with `twice`, behind them what rounding
+    // to int8 has taken, rounded in turn.
+    Packed normalized(const quintet_matrix &norm, const quintet_matrix &w, float factor = 1.f,
+                      bool twice = false) const {
+        Packed x = packed(w, panels), rest = behind(x, panels);
         float *room = space.normal + member * model.d_model * L;
         share(team, panels, [&](int64_t panel) {
             normalize<L>(states(panel), model.d_model, norm, model.epsilon, factor, room);
             round_block<L>(room, model.d_model, x, panel);
+            if (!twice) return;
+            keep_remainder<L>(room, model.d_model);
+            round_block<L>(room, model.d_model, rest, panel);
         });
         return x;
     }
@@ -81,10 +94,7 @@ struct Pass {
         int64_t size = layer.up.outputs;
         for (int64_t first = 0; first < panels; first += PANELS_OF_FEED_FORWARD) {
             int64_t count = least(PANELS_OF_FEED_FORWARD, panels - first);
-            Packed x = all;
-            x.data += first * x.stride;
-            x.scale += first * L;
-            x.total += first * L * x.totals;
+            Packed x = behind(all, first);
             x.panels = count;
             if (layer.gate.data == nullptr) products({&layer.up}, x, {space.wide[0]});
             else products({&layer.gate, &layer.up}, x, {space.wide[0], space.wide[1]});
@@ -346,18 +356,24 @@ struct Decoding {
         Pass<L> last = pass;
         last.panels = (count + L - 1) / L;
         const quintet_matrix &head = model.head;
-        Packed x = last.normalized(model.decoder.norm, head, model.head_scale);
+        // In 8 bits the states' few large numbers leave too little for the others, and scores are close.
+        bool twice = head.type == QUINTET_INT8;
+        Packed x = last.normalized(model.decoder.norm, head, model.head_scale, twice);
+        Packed rest = Pass<L>::behind(x, last.panels);
         int64_t vocabulary = head.outputs;
         share(pass.team, (vocabulary + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, [&](int64_t item) {
             int64_t first = item * ROWS_AT_ONCE, end = least(first + ROWS_AT_ONCE, vocabulary);
+            auto score = [&](int64_t panel, int64_t panels, float *out, int64_t stride) {
+                multiply<L>(head, first, end, x, panel, panels, {out, stride, false});
+                if (twice) multiply<L>(head, first, end, rest, panel, panels, {out, stride, true});
+            };
             if constexpr (L == 1) {
-                multiply<L>(head, first, end, x, 0, last.panels, {step.scores + first, vocabulary, false});
+                score(0, last.panels, step.scores + first, vocabulary);
             } else {
                 float room[ROWS_AT_ONCE * L * SCORED_AT_ONCE];
                 for (int64_t panel = 0; panel < last.panels; panel += SCORED_AT_ONCE) {
                     int64_t panels = least(SCORED_AT_ONCE, last.panels - panel);
-                    multiply<L>(head, first, end, x, panel, panels,
-                                {room - panel * ROWS_AT_ONCE * L, ROWS_AT_ONCE * L, false});
+                    score(panel, panels, room - panel * ROWS_AT_ONCE * L, ROWS_AT_ONCE * L);
                     for (int64_t p = 0; p < panels; p++)
                         for (int64_t lane = 0; lane < L && (panel + p) * L + lane < count; lane++) {
                             float *to = step.scores + ((panel + p) * L + lane) * vocabulary;

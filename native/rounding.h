@@ -94,6 +94,19 @@ static void int8_factors(const float *block, int64_t size, float *factors, float
     }
 }
 
+// Leaves of each number what rounding to int8 takes from it. Half way between two integers this may go the other way
+// than the rounding itself, whose product and sum are one instruction: such a number is off by one of 127.
+template <int L>
+static void keep_remainder(float *block, int64_t size) {
+    float factors[L], scale[L];
+    int8_factors<L>(block, size, factors, scale);
+    for (int64_t at = 0; at < size; at++)
+        for (int lane = 0; lane < L; lane++) {
+            float &number = block[at * L + lane];
+            number -= scale[lane] * __builtin_rintf(number * factors[lane]);
+        }
+}
+
 // Rows of 64 bytes: four inputs of each token, which of int4 are every other.
 static void round_to_bytes_by_panel(const float *panel, int64_t size, const Packed &x, int64_t number) {
     float factors[LANES];
