@@ -26,26 +26,32 @@ constexpr float INVISIBLE = -3e38f;
 template <class Number>
 constexpr int32_t TYPE_OF = sizeof(Number) == 4 ? QUINTET_FLOAT32 : QUINTET_BFLOAT16;
 
-// A head's keys and values of a source, as matrices of products: keys (length, d_kv), values (d_kv, length rounded up to
-// whole panels).
+// A head's keys and values of a source, as matrices of products: keys (length, width), values (d_kv, length rounded up
+// to whole panels). The width is d_kv rounded up to whole words.
 template <class Number>
 struct HeadMemory {
+    static constexpr int64_t PER_WORD = 4 / sizeof(Number);
     Number *keys, *values;
     int64_t length, d_kv;
 
+    static int64_t width_of(int64_t d_kv) { return rounded_up(d_kv, PER_WORD); }
+    int64_t width() const { return width_of(d_kv); }
     int64_t filled() const { return rounded_up(length, LANES); }
-    quintet_matrix key_matrix() const { return {keys, nullptr, length, d_kv, TYPE_OF<Number>, 0}; }
+    quintet_matrix key_matrix() const { return {keys, nullptr, length, width(), TYPE_OF<Number>, 0}; }
     quintet_matrix value_matrix() const { return {values, nullptr, d_kv, filled(), TYPE_OF<Number>, 0}; }
 
     // Takes one panel's keys and values, each (d_kv, 16).
     void keep(int64_t panel, const float *new_keys, const float *new_values) const {
-        for (int64_t d = 0; d < d_kv; d++) {
-            Number row[LANES], *to = values + d * filled() + panel * LANES;
-            for (int part = 0; part < PARTS; part++) {
-                store_as(row + part * WIDTH, load(new_keys + d * LANES + part * WIDTH));
-                store_as(to + part * WIDTH, load(new_values + d * LANES + part * WIDTH));
-            }
-            for (int64_t lane = 0; lane < LANES; lane++) keys[(panel * LANES + lane) * d_kv + d] = row[lane];
+        uint32_t *words = (uint32_t *)(keys + panel * LANES * width());
+        for (int64_t d = 0; d < d_kv; d++)
+            for (int part = 0; part < PARTS; part++)
+                store_as(values + d * filled() + panel * LANES + part * WIDTH,
+                         load(new_values + d * LANES + part * WIDTH));
+        for (int64_t d = 0; d < d_kv; d += PER_WORD) {
+            uint32_t row[LANES];
+            for (int part = 0; part < PARTS; part++)
+                store(row + part * WIDTH, word_of<Number>(new_keys + d * LANES + part * WIDTH, d_kv - d));
+            for (int64_t lane = 0; lane < LANES; lane++) words[(lane * width() + d) / PER_WORD] = row[lane];
         }
     }
 };
@@ -55,9 +61,6 @@ struct HeadMemory {
 INLINE void lay_out_bias(const HeadBias &bias, int64_t length, float *middle) {
     for (int64_t distance = -length; distance < length + LANES; distance++) middle[distance] = bias.at(-distance);
 }
-
-// Weights of two keys as a row of a panel.
-INLINE Words pair_of_brains(Floats even, Floats odd) { return to_brain(even) >> 16 | to_brain(odd); }
 
 // In place: scores (keys, 16) of a panel's queries, with `bias` at the first query's distance to the first key, to
 // e^(score + bias - largest), as the product with values takes them. Returns each lane's sum.
@@ -95,7 +98,7 @@ static void attend_panels(float *queries, int64_t stride, int64_t panels, const 
                           const float *bias, const uint8_t *visible, float *room) {
     const int64_t line = memory.filled() * LANES, row_size = LANES * sizeof(Number);
     float *scores = room, *rounded = room + panels * line;
-    Packed x{(uint8_t *)rounded, rounded_up(memory.d_kv, 2) * row_size, nullptr, nullptr, 0, TYPE_OF<Number>, 0, panels};
+    Packed x{(uint8_t *)rounded, memory.width() * row_size, nullptr, nullptr, 0, TYPE_OF<Number>, 0, panels};
     for (int64_t panel = 0; panel < panels; panel++) round_block<LANES>(queries + panel * stride, memory.d_kv, x, panel);
     multiply<LANES>(memory.key_matrix(), 0, memory.length, x, 0, panels, {scores, line, false});
     Row totals[QUERIES_AT_ONCE];

@@ -141,7 +141,7 @@ struct Room {
     // For the encoder over `panels`, of which the longest source has `longest` tokens.
     Space make_encoder(const quintet_model &model, int64_t panels, int64_t longest) {
         Space space = make(model, model.encoder, panels, LANES, 0);
-        int64_t bytes = panels * model.heads * model.d_kv * LANES * (model.narrow ? 2 : 4);
+        int64_t bytes = panels * model.heads * LANES * (model.narrow ? (model.d_kv + 1) / 2 * 4 : model.d_kv * 4);
         keys.reserve(bytes);
         values.reserve(bytes);
         space.keys = keys.bytes();

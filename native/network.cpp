@@ -150,7 +150,8 @@ struct Encoder {
     }
 
     HeadMemory<Number> memory(int64_t source, int64_t head) const {
-        int64_t at = (head * job.panels + job.first_panel[source]) * model.d_kv * L;
+        int64_t width = HeadMemory<Number>::width_of(model.d_kv);
+        int64_t at = (head * job.panels + job.first_panel[source]) * width * L;
         return {(Number *)job.space.keys + at, (Number *)job.space.values + at,
                 job.starts[source + 1] - job.starts[source], model.d_kv};
     }
