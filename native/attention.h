@@ -1,8 +1,8 @@
 // Attention over a source's tokens (encoder and decoder) and over a target's own (decoder).
 #pragma once
 
+#include "network.h"
 #include "rounding.h"
-#include "session.h"
 
 namespace quintet::QUINTET_ISA {
 
@@ -19,92 +19,99 @@ struct HeadBias {
     float at(int64_t distance) const { return middle == nullptr ? 0.f : middle[most(-reach, least(reach, distance))]; }
 };
 
-// -- the encoder: 16 queries of a source, side by side in the lanes, over all its tokens ----------------------------
-
-// scores[key] += sum over d of key[d] * query[d], for KEYS keys that are neighbours in a panel.
-template <int KEYS>
-INLINE void score_keys(const float *keys, const float *queries, int64_t d_kv, float *scores) {
-    Floats sums[KEYS][PARTS] = {};
-    for (int64_t d = 0; d < d_kv; d++) {
-        Row query = load_row(queries + d * LANES);
-#pragma GCC unroll 8
-        for (int key = 0; key < KEYS; key++)
-#pragma GCC unroll 4
-            for (int part = 0; part < PARTS; part++) sums[key][part] += keys[d * LANES + key] * query.part[part];
-    }
-    for (int key = 0; key < KEYS; key++)
-        for (int part = 0; part < PARTS; part++) store(scores + key * LANES + part * WIDTH, sums[key][part]);
-}
-
-// result[d] = sum over keys of weight[key] * value[d], for NUMBERS numbers d.
-template <int NUMBERS>
-INLINE void weigh_values(const float *values, int64_t stride, const float *weights, int64_t keys, float *result) {
-    Floats sums[NUMBERS][PARTS] = {};
-    for (int64_t key = 0; key < keys; key++) {
-        Row weight = load_row(weights + key * LANES);
-        const float *value = values + key / LANES * stride + key % LANES;
-#pragma GCC unroll 8
-        for (int d = 0; d < NUMBERS; d++)
-#pragma GCC unroll 4
-            for (int part = 0; part < PARTS; part++) sums[d][part] += value[d * LANES] * weight.part[part];
-    }
-    for (int d = 0; d < NUMBERS; d++)
-        for (int part = 0; part < PARTS; part++) store(result + d * LANES + part * WIDTH, sums[d][part]);
-}
-
-#if defined(__AVX512F__)
-constexpr int AT_ONCE = 8;
-#elif defined(__AVX2__)
-constexpr int AT_ONCE = 4;
-#else
-constexpr int AT_ONCE = 2;
-#endif
+// -- the encoder: for each head of a source a product of its keys with queries, and of its values with their weights --
 
 constexpr float INVISIBLE = -3e38f;
 
-// In place: scores (keys, 16) plus bias to e^(score - largest); returns each lane's sum.
-static Row soften(float *scores, int64_t keys, const HeadBias &bias, const uint8_t *visible, int64_t first_query) {
-    Row top;
+template <class Number>
+constexpr int32_t TYPE_OF = sizeof(Number) == 4 ? QUINTET_FLOAT32 : QUINTET_BFLOAT16;
+
+// A head's keys and values of a source, as matrices of products: keys (length, width), values (d_kv, length rounded up
+// to whole panels). The width is d_kv rounded up to whole words.
+template <class Number>
+struct HeadMemory {
+    static constexpr int64_t PER_WORD = 4 / sizeof(Number);
+    Number *keys, *values;
+    int64_t length, d_kv;
+
+    static int64_t width_of(int64_t d_kv) { return rounded_up(d_kv, PER_WORD); }
+    int64_t width() const { return width_of(d_kv); }
+    int64_t filled() const { return rounded_up(length, LANES); }
+    quintet_matrix key_matrix() const { return {keys, nullptr, length, width(), TYPE_OF<Number>, 0}; }
+    quintet_matrix value_matrix() const { return {values, nullptr, d_kv, filled(), TYPE_OF<Number>, 0}; }
+
+    // Takes one panel's keys and values, each (d_kv, 16).
+    void keep(int64_t panel, const float *new_keys, const float *new_values) const {
+        uint32_t *words = (uint32_t *)(keys + panel * LANES * width());
+        for (int64_t d = 0; d < d_kv; d++)
+            for (int part = 0; part < PARTS; part++)
+                store_as(values + d * filled() + panel * LANES + part * WIDTH,
+                         load(new_values + d * LANES + part * WIDTH));
+        for (int64_t d = 0; d < d_kv; d += PER_WORD) {
+            uint32_t row[LANES];
+            for (int part = 0; part < PARTS; part++)
+                store(row + part * WIDTH, word_of<Number>(new_keys + d * LANES + part * WIDTH, d_kv - d));
+            for (int64_t lane = 0; lane < LANES; lane++) words[(lane * width() + d) / PER_WORD] = row[lane];
+        }
+    }
+};
+
+// The bias of a head against `length` keys at most, as a line that holds it by query - key: the queries of a panel find
+// theirs side by side. `middle` is where query and key are the same.
+INLINE void lay_out_bias(const HeadBias &bias, int64_t length, float *middle) {
+    for (int64_t distance = -length; distance < length + LANES; distance++) middle[distance] = bias.at(-distance);
+}
+
+// In place: scores (keys, 16) of a panel's queries, with `bias` at the first query's distance to the first key, to
+// e^(score + bias - largest), as the product with values takes them. Returns each lane's sum.
+template <class Number>
+static Row soften(float *scores, int64_t keys, const float *bias, const uint8_t *visible) {
+    Row top, total{};
     for (int part = 0; part < PARTS; part++) top.part[part] = splat(INVISIBLE);
-    for (int64_t key = 0; key < keys; key++) {
-        float biases[LANES];
-        for (int lane = 0; lane < LANES; lane++) biases[lane] = bias.at(key - first_query - lane);
+    for (int64_t key = 0; key < keys; key++)
         for (int part = 0; part < PARTS; part++) {
-            Floats score = load(scores + key * LANES + part * WIDTH) + load(biases + part * WIDTH);
+            Floats score = load(scores + key * LANES + part * WIDTH) + load(bias - key + part * WIDTH);
             if (visible != nullptr && !visible[key]) score = splat(INVISIBLE);
             store(scores + key * LANES + part * WIDTH, score);
             top.part[part] = maximum(top.part[part], score);
         }
-    }
-    Row total{};
-    for (int64_t key = 0; key < keys; key++)
+    auto weigh = [&](int64_t key, int part) {
+        Floats weight{};
+        if (key < keys) weight = exponential(load(scores + key * LANES + part * WIDTH) - top.part[part]);
+        total.part[part] += weight;
+        return weight;
+    };
+    for (int64_t key = 0; key < rounded_up(keys, LANES); key += 4 / sizeof(Number))
         for (int part = 0; part < PARTS; part++) {
-            float *at = scores + key * LANES + part * WIDTH;
-            Floats weight = exponential(load(at) - top.part[part]);
-            store(at, weight);
-            total.part[part] += weight;
+            Floats weight = weigh(key, part);
+            float *to = scores + key * sizeof(Number) / 4 * LANES + part * WIDTH;
+            if constexpr (sizeof(Number) == 4) store(to, weight);
+            else store(to, pair_of_brains(weight, weigh(key + 1, part)));
         }
     return total;
 }
 
-// Queries, keys and values are panels of (inner, 16) numbers; `keys` and `values` begin at the source's first panel and
-// at the head's first number. The result takes the queries' place.
-static void attend_panel(float *queries, const float *keys, const float *values, int64_t stride, int64_t length,
-                         int64_t d_kv, const HeadBias &bias, const uint8_t *visible, int64_t first_query,
-                         float *scores) {
-    for (int64_t panel = 0; panel * LANES < length; panel++)
-        for (int key = 0; key < LANES; key += AT_ONCE)
-            score_keys<AT_ONCE>(keys + panel * stride + key, queries, d_kv, scores + (panel * LANES + key) * LANES);
-    Row total = soften(scores, length, bias, visible, first_query);
-    int64_t d = 0;
-    for (; d + AT_ONCE <= d_kv; d += AT_ONCE)
-        weigh_values<AT_ONCE>(values + d * LANES, stride, scores, length, queries + d * LANES);
-    for (; d < d_kv; d++) weigh_values<1>(values + d * LANES, stride, scores, length, queries + d * LANES);
-    for (d = 0; d < d_kv; d++)
-        for (int part = 0; part < PARTS; part++) {
-            float *at = queries + d * LANES + part * WIDTH;
-            store(at, load(at) / total.part[part]);
-        }
+// Up to QUERIES_AT_ONCE panels of queries, `stride` numbers apart, at a head's first number; results take their place.
+// `bias` is that of the first query and the first key. `room` is for (length + d_kv) rows of each panel.
+template <class Number>
+static void attend_panels(float *queries, int64_t stride, int64_t panels, const HeadMemory<Number> &memory,
+                          const float *bias, const uint8_t *visible, float *room) {
+    const int64_t line = memory.filled() * LANES, row_size = LANES * sizeof(Number);
+    float *scores = room, *rounded = room + panels * line;
+    Packed x{(uint8_t *)rounded, memory.width() * row_size, nullptr, nullptr, 0, TYPE_OF<Number>, 0, panels};
+    for (int64_t panel = 0; panel < panels; panel++) round_block<LANES>(queries + panel * stride, memory.d_kv, x, panel);
+    multiply<LANES>(memory.key_matrix(), 0, memory.length, x, 0, panels, {scores, line, false});
+    Row totals[QUERIES_AT_ONCE];
+    for (int64_t panel = 0; panel < panels; panel++)
+        totals[panel] = soften<Number>(scores + panel * line, memory.length, bias + panel * LANES, visible);
+    Packed weights{(uint8_t *)scores, line * 4, nullptr, nullptr, 0, TYPE_OF<Number>, 0, panels};
+    multiply<LANES>(memory.value_matrix(), 0, memory.d_kv, weights, 0, panels, {queries, stride, false});
+    for (int64_t panel = 0; panel < panels; panel++)
+        for (int64_t d = 0; d < memory.d_kv; d++)
+            for (int part = 0; part < PARTS; part++) {
+                float *at = queries + panel * stride + d * LANES + part * WIDTH;
+                store(at, load(at) / totals[panel].part[part]);
+            }
 }
 
 // -- the decoder: one query, lanes along the keys or along d --------------------------------------------------------

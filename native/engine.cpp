@@ -108,7 +108,7 @@ void run(void (*pass)(const Job &, Team &, int64_t), const Job &job) {
 // -- room for a pass ------------------------------------------------------------------------------------------------
 
 struct Room {
-    Buffer states, wide[3], normal, rounded, scale, total, scores;
+    Buffer states, wide[3], normal, rounded, scale, total, scores, keys, values, bias;
 
     // For `panels` blocks of L tokens that look at up to `keys` others.
     Space make(const quintet_model &model, const quintet_stack &stack, int64_t panels, int64_t lanes, int64_t keys) {
@@ -126,17 +126,38 @@ struct Room {
         rounded.reserve(panels * line(narrow) + at_once * line(d_ff));
         scale.reserve(2 * panels * lanes * 4);  // of feed-forward layers, or of scores
         total.reserve((panels * sums(narrow) + at_once * sums(d_ff)) * lanes * 4);
-        int64_t line_of_scores = (keys + LANES) / LANES * LANES * lanes + LANES;
-        scores.reserve(members * line_of_scores * 4);
-        return {members,
-                states.floats(),
-                {wide[0].floats(), wide[1].floats(), wide[2].floats()},
-                normal.floats(),
-                rounded.bytes(),
-                scale.floats(),
-                reinterpret_cast<int32_t *>(total.bytes()),
-                scores.floats(),
-                line_of_scores};
+        Space space{};
+        space.members = members;
+        space.states = states.floats();
+        for (int i = 0; i < 3; i++) space.wide[i] = wide[i].floats();
+        space.normal = normal.floats();
+        space.rounded = rounded.bytes();
+        space.scale = scale.floats();
+        space.total = reinterpret_cast<int32_t *>(total.bytes());
+        make_scores(space, (keys + LANES) / LANES * LANES * lanes + LANES);
+        return space;
+    }
+
+    // For the encoder over `panels`, of which the longest source has `longest` tokens.
+    Space make_encoder(const quintet_model &model, int64_t panels, int64_t longest) {
+        Space space = make(model, model.encoder, panels, LANES, 0);
+        int64_t bytes = panels * model.heads * LANES * (model.narrow ? (model.d_kv + 1) / 2 * 4 : model.d_kv * 4);
+        keys.reserve(bytes);
+        values.reserve(bytes);
+        space.keys = keys.bytes();
+        space.values = values.bytes();
+        space.bias_size = 2 * (longest + LANES);
+        bias.reserve(model.heads * space.bias_size * 4);
+        space.bias = bias.floats();
+        make_scores(space, QUERIES_AT_ONCE * ((longest + LANES) / LANES * LANES + model.d_kv + 1) * LANES);
+        return space;
+    }
+
+private:
+    void make_scores(Space &space, int64_t size) {
+        scores.reserve(space.members * size * 4);
+        space.scores = scores.floats();
+        space.scores_size = size;
     }
 };
 
@@ -325,7 +346,7 @@ int quintet_encode(const quintet_model *model, const int64_t *ids, const float *
         if (ids != nullptr) check_tokens("input_ids", ids, starts[sources], model->encoder.embedding);
         Layout layout(starts, sources);
         Room room;
-        Space space = room.make(*model, model->encoder, layout.panels, LANES, layout.longest);
+        Space space = room.make_encoder(*model, layout.panels, layout.longest);
         run(network().encode, Encoding{*model, space, ids, embeds, visible, starts, sources, layout.first_panel.data(),
                                        layout.source_of_panel.data(), layout.panels, states});
         return 0;

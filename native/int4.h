@@ -1,7 +1,8 @@
 // Products of int4: two weights a byte, 0 to 15 and standing for -8 to 7.
 //
-// The lower halves of four bytes are inputs 0, 2, 4, 6, the upper 1, 3, 5, 7; the tokens' numbers are kept apart
-// likewise. Integers are added up within a group and meet its scale as floats.
+// For few tokens the lower halves of bytes, inputs of even number, meet the tokens' even numbers, the upper the others,
+// which are kept apart likewise; for many see int4_panels.h. Integers are added up within a group and meet its scale as
+// floats.
 #pragma once
 
 #include "numbers.h"
@@ -11,54 +12,6 @@ namespace quintet::QUINTET_ISA {
 constexpr uint32_t LOWER_HALVES = 0x0f0f0f0f;
 
 INLINE int64_t group_size(const quintet_matrix &w) { return w.group == 0 ? w.inputs : w.group; }
-
-template <int ROWS, int PANELS>
-INLINE void panel_tile_int4(const quintet_matrix &w, int64_t row, const Packed &x, int64_t panel, float *out,
-                            const Target &to) {
-    Floats results[ROWS][PANELS][PARTS] = {};
-    const int64_t bytes = row_bytes(w), group = group_size(w), groups = w.inputs / group;
-    const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
-    const uint8_t *tokens = x.data + panel * x.stride;
-    for (int64_t g = 0; g < groups; g++) {
-        Ints sums[ROWS][PANELS][PARTS];
-        for (int p = 0; p < PANELS; p++)
-            for (int part = 0; part < PARTS; part++) {
-                const int32_t *total = x.total + ((panel + p) * groups + g) * LANES + part * WIDTH;
-                for (int r = 0; r < ROWS; r++) sums[r][p][part] = load_as<Ints>(total);
-            }
-        for (int64_t at = g * group; at < (g + 1) * group; at += 8) {
-            Words even[PANELS][PARTS], odd[PANELS][PARTS];
-#pragma GCC unroll 8
-            for (int p = 0; p < PANELS; p++)
-#pragma GCC unroll 4
-                for (int part = 0; part < PARTS; part++) {
-                    const uint8_t *numbers = tokens + p * x.stride + at * LANES + part * BYTES;
-                    even[p][part] = load_as<Words>(numbers);
-                    odd[p][part] = load_as<Words>(numbers + 64);
-                }
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                Words pairs = broadcast(weights + r * bytes + at / 2, 4);
-                Words low = pairs & LOWER_HALVES, high = pairs >> 4 & LOWER_HALVES;
-#pragma GCC unroll 8
-                for (int p = 0; p < PANELS; p++)
-#pragma GCC unroll 4
-                    for (int part = 0; part < PARTS; part++)
-                        sums[r][p][part] =
-                            add_bytes(add_bytes(sums[r][p][part], low, even[p][part]), high, odd[p][part]);
-            }
-        }
-        for (int r = 0; r < ROWS; r++)
-            for (int p = 0; p < PANELS; p++)
-                for (int part = 0; part < PARTS; part++)
-                    results[r][p][part] += to_floats(sums[r][p][part]) * w.scale[(row + r) * groups + g];
-    }
-    for (int p = 0; p < PANELS; p++)
-        for (int r = 0; r < ROWS; r++)
-            for (int part = 0; part < PARTS; part++)
-                put(out + p * to.stride + r * LANES + part * WIDTH,
-                    results[r][p][part] * load(x.scale + (panel + p) * LANES + part * WIDTH), to.adds);
-}
 
 // The first `count` numbers, which must be there, and zeros.
 INLINE Floats load_first(const float *from, int count) {

@@ -6,7 +6,7 @@
 namespace quintet::QUINTET_ISA {
 
 constexpr int64_t ROWS_AT_ONCE = 96;          // of weights, in an item of a product
-constexpr int64_t BYTES_AT_ONCE = 256 << 10;  // of tokens' numbers, so that they stay in the second-level cache
+constexpr int64_t BYTES_AT_ONCE = 1 << 20;   // of tokens' numbers, so that they stay in the second-level cache
 constexpr int64_t NUMBERS_AT_ONCE = 512;      // of each token, in an item of an activation
 constexpr int64_t SCORED_AT_ONCE = 6;         // panels; a multiple of what a product takes at once
 constexpr int64_t MOST_NUMBERS = 256;         // of a head (d_kv)
@@ -132,57 +132,96 @@ INLINE void read_embedding(const quintet_matrix &embedding, int64_t id, float *b
 
 // -- the encoder ----------------------------------------------------------------------------------------------------
 
-static void encode(const Encoding &job, Team &team, int64_t member) {
-    constexpr int L = LANES;
-    Tiles tiles;
+template <class Number>
+struct Encoder {
+    static constexpr int L = LANES;
+    const Encoding &job;
+    Pass<L> pass;
     const quintet_model &model = job.model;
-    Pass<L> pass{model, job.space, team, member, job.panels};
     int64_t size = model.d_model, stride = pass.inner() * L;
+    float *room = job.space.scores + pass.member * job.space.scores_size;
 
     // The token in a panel's lane, or -1: panels begin with their source, so that the last of a source is not full.
-    auto token_at = [&](int64_t panel, int64_t lane) {
+    int64_t token_at(int64_t panel, int64_t lane) const {
         int64_t source = job.source_of_panel[panel];
         int64_t token = job.starts[source] + (panel - job.first_panel[source]) * L + lane;
         return token < job.starts[source + 1] ? token : -1;
-    };
-    share(team, job.panels, [&](int64_t panel) {
-        float *block = pass.states(panel);
-        for (int64_t lane = 0; lane < L; lane++) {
-            int64_t token = token_at(panel, lane);
-            if (token < 0)
-                for (int64_t d = 0; d < size; d++) block[d * L + lane] = 0;
-            else if (job.embeds != nullptr)
-                for (int64_t d = 0; d < size; d++) block[d * L + lane] = job.embeds[token * size + d];
-            else read_embedding(model.encoder.embedding, job.ids[token], block + lane, L);
-        }
-    });
-    float *scores = job.space.scores + member * job.space.scores_size;
-    float *queries = job.space.wide[0], *keys = job.space.wide[1], *values = job.space.wide[2];
-    for (int64_t number = 0; number < model.encoder.count; number++) {
-        const quintet_layer &layer = model.encoder.layers[number];
-        const quintet_attention &own = layer.own;
+    }
+
+    void embed() const {
+        share(pass.team, job.panels, [&](int64_t panel) {
+            float *block = pass.states(panel);
+            for (int64_t lane = 0; lane < L; lane++) {
+                int64_t token = token_at(panel, lane);
+                if (token < 0)
+                    for (int64_t d = 0; d < size; d++) block[d * L + lane] = 0;
+                else if (job.embeds != nullptr)
+                    for (int64_t d = 0; d < size; d++) block[d * L + lane] = job.embeds[token * size + d];
+                else read_embedding(model.encoder.embedding, job.ids[token], block + lane, L);
+            }
+        });
+    }
+
+    HeadMemory<Number> memory(int64_t source, int64_t head) const {
+        int64_t width = HeadMemory<Number>::width_of(model.d_kv);
+        int64_t at = (head * job.panels + job.first_panel[source]) * width * L;
+        return {(Number *)job.space.keys + at, (Number *)job.space.values + at,
+                job.starts[source + 1] - job.starts[source], model.d_kv};
+    }
+
+    float *bias(int64_t head) const { return job.space.bias + head * job.space.bias_size + job.space.bias_size / 2; }
+
+    void attend(const quintet_attention &own) const {
+        float *queries = job.space.wide[0], *keys = job.space.wide[1], *values = job.space.wide[2];
         pass.products({&own.query, &own.key, &own.value}, pass.normalized(own.norm, own.query),
                       {queries, keys, values});
-        share(team, job.panels * model.heads, [&](int64_t item) {
-            int64_t panel = item % job.panels, head = item / job.panels, source = job.source_of_panel[panel];
-            int64_t first = job.first_panel[source], at = head * model.d_kv * L;
-            attend_panel(queries + panel * stride + at, keys + first * stride + at, values + first * stride + at,
-                         stride, job.starts[source + 1] - job.starts[source], model.d_kv, HeadBias(own, head),
-                         job.visible == nullptr ? nullptr : job.visible + job.starts[source], (panel - first) * L,
-                         scores);
+        // Item: a panel of a head; those of a head come one after the other, so that its keys stay in the cache.
+        auto each_panel = [&](auto work) {
+            share(pass.team, job.panels * model.heads, [&](int64_t item) {
+                int64_t panel = item % job.panels, head = item / job.panels, source = job.source_of_panel[panel];
+                work(panel, head, source, panel - job.first_panel[source], panel * stride + head * model.d_kv * L);
+            });
+        };
+        each_panel([&](int64_t panel, int64_t head, int64_t source, int64_t number, int64_t at) {
+            if (panel == 0) lay_out_bias(HeadBias(own, head), job.space.bias_size / 2 - L, bias(head));
+            memory(source, head).keep(number, keys + at, values + at);
+        });
+        each_panel([&](int64_t panel, int64_t head, int64_t source, int64_t number, int64_t at) {
+            if (number % QUERIES_AT_ONCE != 0) return;  // taken along by the panel before
+            int64_t count = least(QUERIES_AT_ONCE, job.first_panel[source + 1] - panel);
+            attend_panels(queries + at, stride, count, memory(source, head), bias(head) + number * L,
+                          job.visible == nullptr ? nullptr : job.visible + job.starts[source], room);
         });
         pass.output(own);
-        pass.feed_forward(layer.feed_forward);
     }
-    float *room = job.space.normal + member * size * L;
-    share(team, job.panels, [&](int64_t panel) {
-        normalize<L>(pass.states(panel), size, model.encoder.norm, model.epsilon, 1.f, room);
-        for (int64_t lane = 0; lane < L; lane++) {
-            int64_t token = token_at(panel, lane);
-            if (token >= 0)
-                for (int64_t d = 0; d < size; d++) job.states[token * size + d] = room[d * L + lane];
+
+    void run() const {
+        embed();
+        for (int64_t number = 0; number < model.encoder.count; number++) {
+            attend(model.encoder.layers[number].own);
+            pass.feed_forward(model.encoder.layers[number].feed_forward);
         }
-    });
+        write_states();
+    }
+
+    void write_states() const {
+        float *block = job.space.normal + pass.member * size * L;
+        share(pass.team, job.panels, [&](int64_t panel) {
+            normalize<L>(pass.states(panel), size, model.encoder.norm, model.epsilon, 1.f, block);
+            for (int64_t lane = 0; lane < L; lane++) {
+                int64_t token = token_at(panel, lane);
+                if (token >= 0)
+                    for (int64_t d = 0; d < size; d++) job.states[token * size + d] = block[d * L + lane];
+            }
+        });
+    }
+};
+
+static void encode(const Encoding &job, Team &team, int64_t member) {
+    Tiles tiles;
+    Pass<LANES> pass{job.model, job.space, team, member, job.panels};
+    if (job.model.narrow) Encoder<Brain>{job, pass}.run();
+    else Encoder<float>{job, pass}.run();
 }
 
 // -- the decoder ----------------------------------------------------------------------------------------------------

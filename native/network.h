@@ -8,6 +8,8 @@ namespace quintet {
 
 // Panels whose inner numbers are held at a time: a feed-forward layer has many of them.
 constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
+// Panels of queries that look at a source's keys together.
+constexpr int64_t QUERIES_AT_ONCE = 2;
 
 // Room for one pass of some tokens through a stack. Blocks are (numbers, L) each, one for each panel or token.
 struct Space {
@@ -20,6 +22,9 @@ struct Space {
     int32_t *total;
     float *scores;  // one line for each thread
     int64_t scores_size;
+    uint8_t *keys, *values;  // the encoder's, as attention takes them
+    float *bias;             // the encoder's, one line for each head
+    int64_t bias_size;
 };
 
 struct Encoding {

@@ -4,14 +4,13 @@
 // panel's row is 64 bytes: 16 floats, or 16 pairs of bfloat16, or 16 times four int8.
 #pragma once
 
-#include "int4.h"
+#include "int4_panels.h"
 #include "panels.h"
-#include "tiles.h"
 #include "tokens.h"
 
 namespace quintet::QUINTET_ISA {
 
-struct Int4Math;  // has kernels of its own
+struct Int4Math;  // for few tokens, with a kernel of its own
 
 // How many outputs and tokens, or panels, a kernel takes at once: as many as the registers hold sums of.
 template <class Math, int L>
@@ -28,26 +27,21 @@ struct Shape {
 #endif
 };
 
-template <int L>
-struct Shape<Int4Math, L> {
+template <>
+struct Shape<Int4Math, 1> {
 #if defined(__AVX512F__)
-    static constexpr int COUNT = L == 1 ? 3 : 2;
-    static constexpr int rows(int) { return 4; }
+    static constexpr int COUNT = 3;
 #else
     static constexpr int COUNT = 1;
-    static constexpr int rows(int) { return L == 1 ? 4 : 2; }
 #endif
+    static constexpr int rows(int) { return 4; }
 };
 
 template <class Math, int L, int ROWS, int COUNT>
 INLINE void kernel(const quintet_matrix &w, int64_t row, const Packed &x, int64_t panel, float *out, const Target &to) {
-    if constexpr (!__is_same(Math, Int4Math)) {
-        if constexpr (L == 1) token_tile<Math, ROWS, COUNT>(w, row, x, panel, out, to);
-        else panel_tile<Math, ROWS, COUNT>(w, row, x, panel, out, to);
-    } else {
-        if constexpr (L == 1) token_tile_int4<ROWS, COUNT>(w, row, x, panel, out, to);
-        else panel_tile_int4<ROWS, COUNT>(w, row, x, panel, out, to);
-    }
+    if constexpr (__is_same(Math, Int4Math)) token_tile_int4<ROWS, COUNT>(w, row, x, panel, out, to);
+    else if constexpr (L == 1) token_tile<Math, ROWS, COUNT>(w, row, x, panel, out, to);
+    else panel_tile<Math, ROWS, COUNT>(w, row, x, panel, out, to);
 }
 
 template <class Math, int L, int COUNT>
@@ -90,7 +84,9 @@ INLINE void multiply(const quintet_matrix &w, int64_t first, int64_t end, const 
         case QUINTET_FLOAT32: return all_rows<FloatMath, L>(w, first, end, x, panel, panels, to);
         case QUINTET_BFLOAT16: return all_rows<BrainMath, L>(w, first, end, x, panel, panels, to);
         case QUINTET_INT8: return all_rows<ByteMath, L>(w, first, end, x, panel, panels, to);
-        default: return all_rows<Int4Math, L>(w, first, end, x, panel, panels, to);
+        default:
+            if constexpr (L == 1) return all_rows<Int4Math, 1>(w, first, end, x, panel, panels, to);
+            else return multiply_int4(w, first, end, x, panel, panels, to);
     }
 }
 

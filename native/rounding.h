@@ -107,22 +107,20 @@ static void keep_remainder(float *block, int64_t size) {
         }
 }
 
-// Rows of 64 bytes: four inputs of each token, which of int4 are every other.
+// Rows of 64 bytes: four inputs of each token.
 static void round_to_bytes_by_panel(const float *panel, int64_t size, const Packed &x, int64_t number) {
     float factors[LANES];
     int8_factors<LANES>(panel, size, factors, x.scale + number * LANES);
     const bool is_int4 = x.type == QUINTET_INT4;
-    const int distance = is_int4 ? 2 : 1;  // from one input of a row to the next
     uint8_t *to = x.data + number * x.stride;
     int32_t *totals = x.total + number * LANES * x.totals;
     Row times = load_row(factors);
     for (int part = 0; part < PARTS; part++) {
         Ints total{};
-        for (int64_t first = 0; first < size; first += 4) {  // rows of 64 bytes
-            int64_t at = is_int4 ? first / 8 * 8 + first % 8 / 4 : first;
+        for (int64_t first = 0; first < size; first += 4) {
             Words word{};
-            for (int byte = 0; byte < 4 && at + byte * distance < size; byte++) {
-                Floats value = load(panel + (at + byte * distance) * LANES + part * WIDTH) * times.part[part];
+            for (int byte = 0; byte < 4 && first + byte < size; byte++) {
+                Floats value = load(panel + (first + byte) * LANES + part * WIDTH) * times.part[part];
                 Ints rounded = to_nearest(value);
                 total += rounded;
                 word |= ((Words)rounded & 255u) << (8 * byte);
@@ -177,14 +175,17 @@ static void round_to_halves(const float *token, int64_t size, const Packed &x, i
     }
 }
 
+// One or two rows' numbers of a panel, `left` of which are there, as words of a row that a product takes.
+template <class Number>
+INLINE Words word_of(const float *from, int64_t left) {
+    if constexpr (sizeof(Number) == 4) return load_as<Words>(from);
+    else return pair_of_brains(load(from), left > 1 ? load(from + LANES) : Floats{});
+}
+
 static void round_to_brains_by_panel(const float *panel, int64_t size, uint8_t *to) {
     for (int64_t at = 0; at < size; at += 2)
-        for (int part = 0; part < PARTS; part++) {
-            const float *from = panel + at * LANES + part * WIDTH;
-            Words low = to_brain(load(from)) >> 16;
-            Words high = at + 1 < size ? to_brain(load(from + LANES)) : Words{};
-            store(to + at / 2 * 64 + part * BYTES, low | high);
-        }
+        for (int part = 0; part < PARTS; part++)
+            store(to + at / 2 * 64 + part * BYTES, word_of<Brain>(panel + at * LANES + part * WIDTH, size - at));
 }
 
 // Block number `number` of the tokens that a product with weights of type x.type takes, filled up with zeros.

@@ -67,6 +67,18 @@ INLINE Words to_brain(Floats value) {
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
 }
 
+// Two of them in each word, the first below.
+INLINE Words pair_of_brains(Floats first, Floats second) {
+#if defined(__AVX512BF16__)
+    typedef uint16_t Halves __attribute__((vector_size(BYTES)));
+    Halves behind_each_other = (Halves)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first), order;
+    for (int i = 0; i < 2 * WIDTH; i++) order[i] = (uint16_t)(i / 2 + i % 2 * WIDTH);
+    return (Words)__builtin_shuffle(behind_each_other, order);
+#else
+    return to_brain(first) >> 16 | to_brain(second);
+#endif
+}
+
 INLINE void store_brain(Brain *to, Floats value) {
     typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
     Halves halves = __builtin_convertvector(to_brain(value) >> 16, Halves);

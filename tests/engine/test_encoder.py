@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quintet.engine import Library
-from tests.engine.models import eager, make_model, relative_error
+from tests.engine.models import eager, make_model, random_ids, relative_error
 from tests.model.reference import SIZES, VARIANTS, make_batch
 
 
@@ -69,6 +69,22 @@ def test_instruction_sets(isa: str, native_calls: list[int]) -> None:
 def test_lengths(isa: str, native_calls: list[int], length: int) -> None:
     ids = torch.randint(3, 99, (2, length), generator=torch.Generator().manual_seed(length))
     check(make_encoder(num_layers=1), native_calls, input_ids=ids)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 17, 48, 100])
+@pytest.mark.parametrize("d_kv", [5, 32])
+def test_attention_in_bfloat16(isa: str, native_calls: list[int], length: int, d_kv: int) -> None:
+    """Attention of rounded queries, keys, values and weights, beside the same weights in float64."""
+    model = make_encoder("umt5", d_kv=d_kv, num_heads=3, num_layers=1).bfloat16()
+    inputs = {"input_ids": random_ids(3, length), "attention_mask": torch.ones(3, length, dtype=torch.long)}
+    inputs["attention_mask"][1, length // 2 + 1 :] = 0
+    inputs["attention_mask"][2, 1:-1:3] = 0
+    native = model(**inputs).last_hidden_state
+    assert native_calls == [3]
+    exact = model.double()(**inputs).last_hidden_state
+    assert native_calls == [3]
+    assert relative_error(native, exact) < 0.02
 
 
 def test_holes_in_the_mask(isa: str, native_calls: list[int]) -> None:

@@ -137,6 +137,14 @@ def test_many_inputs_and_two_threads(isa, many, kind):
 
 
 @isa
+@pytest.mark.parametrize(("inputs", "group"), [(2080, 32), (4096, 2048), (1096, None)])
+def test_int4_rows_that_are_unpacked_in_pieces(isa, inputs, group):
+    """A piece ends between groups, within one, and before a last one that fills no vector."""
+    with using(isa):
+        check(make_weights("int4", 35, inputs, 0, group), numbers(37, inputs, 1), many=True)
+
+
+@isa
 @many
 @pytest.mark.parametrize("inputs", [3, 64, 1021])
 def test_the_lowest_int8_meets_the_largest_numbers(isa, many, inputs):
