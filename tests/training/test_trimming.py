@@ -9,7 +9,8 @@ import sentencepiece
 import torch
 
 import quintet
-from quintet.training.trimming import trim_vocabulary
+from quintet.training.data.token_cache import TokenCache
+from quintet.training.trimming import pieces_used, trim_vocabulary
 
 TEXTS = ["translate English to German: The house is wonderful.", "Das Haus ist wunderbar.", "Où est-il allé ?"]
 OTHER = "An unforeseen xylophone, façade; (42)"
@@ -80,3 +81,12 @@ def test_a_tokenizer_without_a_model_file(trimmed: tuple, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"no spiece\.model"):
         trim_vocabulary(before, alone, {5}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_most_frequent_pieces(tmp_path: Path) -> None:
+    columns = ["input_ids", "labels"]
+    first = TokenCache.write(tmp_path / "a", "a", columns, 10, [[[[5, 5, 7], [5]], [[1], [1]]]])
+    second = TokenCache.write(tmp_path / "b", "b", columns, 10, [[[[7, 9]], [[1]]]])
+    assert pieces_used([first, second]) == {1, 5, 7, 9}
+    assert pieces_used([first, second], 2) == {1, 5}
+    assert pieces_used([first, second], 3) == {1, 5, 7}

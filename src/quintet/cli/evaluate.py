@@ -22,7 +22,7 @@ def evaluate(
     model: options.ModelArgument,
     *,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of `quintet train`: its tasks.")] = None,
-    split: Annotated[Literal["test", "validation", "train"], typer.Option(help="Which of the tasks' files.")] = "test",
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Which of the tasks' files.")] = "test",
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of --config: records of one task.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="A,B", help="Their columns, if not in the first line.")] = None,
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="What every source begins with.")] = "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quintet.training.data.batching import BucketedBatches, PackedBatches
+from quintet.training.data.batching import Ahead, BucketedBatches, PackedBatches
 from quintet.training.data.buckets import Limits, every_example
+from quintet.training.data.examples import lengths_of
 from quintet.training.data.stream import Stream
 from tests.training.data.toys import plain, through_json, toy_set
 
@@ -90,6 +92,18 @@ def test_a_state_can_be_loaded_midway(make: Make, before: int) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_a_batch_that_was_only_drawn_is_drawn_again(make: Make, before: int) -> None:
+    ahead, again = Ahead(make()), Ahead(make())
+    assert take(ahead, before) == take(make(), before)
+    ahead.draw()
+    state = through_json(ahead.state_dict())
+    again.draw()
+    again.load_state_dict(state)
+    assert take(again, 6) == take(ahead, 6)
+
+
+@every_kind
 def test_changes_on_resume_are_refused(make: Make) -> None:
     state = make().state_dict()
     with pytest.raises(ValueError, match="the data of training is not that of the checkpoint"):
@@ -110,6 +124,16 @@ def test_tokens_are_bounded_and_little_is_padding() -> None:
     assert real / sum(map(cost, batches)) > 0.85  # in random order it would be about a half
     sizes = [len(batch) for batch in batches]
     assert abs(np.corrcoef(sizes, range(len(sizes)))[0, 1]) < 0.3, "batches come in order of length"
+
+
+def test_little_of_large_batches_is_padding() -> None:
+    """A window holds many of them, however large they are."""
+    batches = BucketedBatches(Stream([toy_set(9000)]), Limits(max_examples=1500))
+    real = padded = 0
+    for batch in itertools.islice(batches, 20):
+        lengths = lengths_of(batch)
+        real, padded = real + lengths.sum(), padded + len(batch) * lengths.max(axis=0).sum()
+    assert real > 0.8 * padded
 
 
 def test_examples_are_bounded() -> None:
