@@ -30,16 +30,21 @@ RIGHT = {
     ("fr", WEATHER): (
         "Il fait beau aujourd'hui.",
         "Il fait bon aujourd'hui.",
+        "Il fait beau temps aujourd'hui.",
         "Aujourd'hui, il fait beau.",
         "Aujourd'hui il fait beau.",
         "Le temps est beau aujourd'hui.",
         "Le temps est agréable aujourd'hui.",
+        "Le temps est magnifique aujourd'hui.",
+        "Le temps est sympa aujourd'hui.",
     ),
     ("fr", WONDERFUL): tuple(
         f"La maison est {word}." for word in ("merveilleuse", "magnifique", "splendide", "superbe", "formidable")
     ),
     ("de", WEATHER): (
         "Das Wetter ist heute schön.",
+        "Das Wetter ist heute gut.",
+        "Das Wetter ist heute angenehm.",
         "Das Wetter ist schön heute.",
         "Heute ist das Wetter schön.",
         "Heute ist schönes Wetter.",
