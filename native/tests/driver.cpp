@@ -259,7 +259,7 @@ void try_threads() {
                 require(quintet_encode(&network.model, &wrong, nullptr, nullptr, std::vector<int64_t>{0, 1}.data(), 1,
                                        scores) == -1,
                         "a wrong id was taken");
-                require(std::strstr(quintet_error(), "token id -1") != nullptr, "another thread's error");
+                require(std::strstr(quintet_error(), "got -1") != nullptr, "another thread's error");
             }
         });
     for (std::thread &caller : callers) caller.join();
