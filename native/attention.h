@@ -99,7 +99,8 @@ static void attend_panels(float *queries, int64_t stride, int64_t panels, const 
     const int64_t line = memory.filled() * LANES, row_size = LANES * sizeof(Number);
     float *scores = room, *rounded = room + panels * line;
     Packed x{(uint8_t *)rounded, memory.width() * row_size, nullptr, nullptr, 0, TYPE_OF<Number>, 0, panels};
-    for (int64_t panel = 0; panel < panels; panel++) round_block<LANES>(queries + panel * stride, memory.d_kv, x, panel);
+    for (int64_t panel = 0; panel < panels; panel++)
+        round_block<LANES>(queries + panel * stride, memory.d_kv, x, panel);
     multiply<LANES>(memory.key_matrix(), 0, memory.length, x, 0, panels, {scores, line, false});
     Row totals[QUERIES_AT_ONCE];
     for (int64_t panel = 0; panel < panels; panel++)

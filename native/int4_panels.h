@@ -19,7 +19,7 @@ struct Unpacked {
     int64_t span() const { return least(group_size(w), inputs); }
 };
 
-// Inputs of one group, from `at` on. Sums of a panel's tokens begin, once a group, with -8 times those of their numbers.
+// Inputs of one group, from `at` on. Sums of a panel's tokens begin, once a group, at -8 times those of their numbers.
 struct Group {
     int64_t at;
     const float *scale;    // of the first row; those of the next rows are `groups` apart
