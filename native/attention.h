@@ -86,7 +86,7 @@ static Row soften(float *scores, int64_t keys, const float *bias, const uint8_t 
             Floats weight = weigh(key, part);
             float *to = scores + key * sizeof(Number) / 4 * LANES + part * WIDTH;
             if constexpr (sizeof(Number) == 4) store(to, weight);
-            else store(to, pair_of_brains(weight, weigh(key + 1, part)));
+            else store(to, bfloat16_pairs(weight, weigh(key + 1, part)));
         }
     return total;
 }

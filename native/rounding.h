@@ -179,7 +179,7 @@ static void round_to_halves(const float *token, int64_t size, const Packed &x, i
 template <class Number>
 INLINE Words word_of(const float *from, int64_t left) {
     if constexpr (sizeof(Number) == 4) return load_as<Words>(from);
-    else return pair_of_brains(load(from), left > 1 ? load(from + LANES) : Floats{});
+    else return bfloat16_pairs(load(from), left > 1 ? load(from + LANES) : Floats{});
 }
 
 static void round_to_brains_by_panel(const float *panel, int64_t size, uint8_t *to) {

@@ -68,7 +68,7 @@ INLINE Words to_brain(Floats value) {
 }
 
 // Two of them in each word, the first below.
-INLINE Words pair_of_brains(Floats first, Floats second) {
+INLINE Words bfloat16_pairs(Floats first, Floats second) {
 #if defined(__AVX512BF16__)
     typedef uint16_t Halves __attribute__((vector_size(BYTES)));
     Halves behind_each_other = (Halves)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first), order;
