@@ -100,7 +100,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Normalised in float32 and cast to the weight's dtype before it is scaled."""
-        if torch.is_grad_enabled() and hidden.device.type == "cpu":
+        # A compiler fuses the steps itself.
+        if torch.is_grad_enabled() and hidden.device.type == "cpu" and not torch.compiler.is_compiling():
             return _Normalised.apply(hidden, self.weight, self.variance_epsilon)
         normalised = F.rms_norm(hidden.float(), self.weight.shape, eps=self.variance_epsilon)
         return self.weight * normalised.to(self.weight.dtype)
@@ -126,7 +127,7 @@ class FeedForward(nn.Module):
         inner = self.act(self.wi_0(hidden)) * self.wi_1(hidden) if self.is_gated else self.act(self.wi(hidden))
         inner = self.dropout(inner)
         # float16 models keep wo in float32: its input overflows. Quantized weights take any input; autocast chooses.
-        if self.wo.weight.is_floating_point() and not torch.is_autocast_enabled(inner.device.type):
+        if self.wo.weight.is_floating_point() and not _in_autocast(inner):
             inner = inner.to(self.wo.weight.dtype)
         return self.wo(inner)
 
@@ -212,10 +213,15 @@ class Attention(nn.Module):
 
 def _for_products(states: torch.Tensor) -> torch.Tensor:
     """States in autocast's type, if that is on: cast once for all the products that read them."""
-    device = states.device.type
-    if not torch.is_autocast_enabled(device) or states.dtype == torch.float64:  # which autocast leaves as it is
+    if not _in_autocast(states) or states.dtype == torch.float64:  # which autocast leaves as it is
         return states
-    return states.to(torch.get_autocast_dtype(device))
+    return states.to(torch.get_autocast_dtype(states.device.type))
+
+
+def _in_autocast(states: torch.Tensor) -> bool:
+    """Whether autocast chooses the types of products on the states' device; it knows nothing of "meta"."""
+    device = states.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _keep(linear: nn.Linear, indices: list[int], dim: int) -> None:
