@@ -19,10 +19,7 @@ from quintet.hub import SHIPPED, SHIPPED_FOLDER
 from .test_cli import HOUSE, PROGRAM, answers
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS = SHIPPED_FOLDER / "model.safetensors"
 LARGEST = 40_000_000  # bytes
-
-pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the model is not in the package yet")
 
 PREFIXES = {"fr": "translate English to French: ", "de": "translate English to German: "}
 WEATHER, WONDERFUL = "The weather is nice today.", "The house is wonderful."
@@ -99,22 +96,27 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
 
 
+GENDER = pytest.mark.xfail(strict=True, reason="merveilleux: the model takes the house for masculine; see its card")
+
+
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize(
+    ("language", "text"), [pytest.param(*case, marks=GENDER if case == ("fr", WONDERFUL) else ()) for case in RIGHT]
+)
 @pytest.mark.usefixtures("no_hub")
-def test_it_translates(engine: str, num_beams: int) -> None:
+def test_it_translates(language: str, text: str, engine: str, num_beams: int) -> None:
     pipe = quintet.pipeline(model=SHIPPED, dtype="float32", device="cpu", model_kwargs={"engine": engine})
-    for (language, text), right in RIGHT.items():
-        answer = pipe(PREFIXES[language] + text, num_beams=num_beams)[0]["generated_text"]
-        assert answer.replace("’", "'") in right
+    answer = pipe(PREFIXES[language] + text, num_beams=num_beams)[0]["generated_text"]
+    assert answer.replace("’", "'") in RIGHT[language, text]
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_a_task_of_translation_brings_its_prefix() -> None:
     for language in PREFIXES:
         pipe = quintet.pipeline(f"translation_en_to_{language}", model=SHIPPED, dtype="float32", device="cpu")
-        answer = pipe(WONDERFUL)[0]["translation_text"]
-        assert answer in RIGHT[language, WONDERFUL]
+        answer = pipe(WEATHER)[0]["translation_text"]
+        assert answer in RIGHT[language, WEATHER]
 
 
 @pytest.mark.usefixtures("no_hub")

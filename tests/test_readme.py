@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from quintet.hub import SHIPPED_FOLDER
-
 README = Path(__file__).parents[1] / "README.md"
 PUBLISHED = "google/flan-t5-small"
 """The name in the README; the tests put a local checkpoint of the same shape in its place."""
-
-
-def skip_without_its_model(text: str) -> None:
-    """Where no other is named, it is the model in the package that is used."""
-    if PUBLISHED not in text and not any(SHIPPED_FOLDER.glob("*.safetensors")):
-        pytest.skip("the model is not in the package yet")
 
 
 def blocks(language: str) -> list[str]:
@@ -33,7 +25,6 @@ def checkpoint(shared: Path) -> str:
 def test_the_examples(number: int, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every printed line is what the comment behind it says."""
     code = blocks("python")[number]
-    skip_without_its_model(code)
     promised = [line.rsplit("  # ", 1)[1] for line in code.splitlines() if line.startswith("print(")]
     exec(compile(code.replace(PUBLISHED, checkpoint), "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == promised
@@ -52,7 +43,6 @@ def commands() -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize(("command", "printed"), commands(), ids=[command[:40] for command, _ in commands()])
 def test_the_command_line(command: str, printed: list[str], checkpoint: str, tmp_path: Path) -> None:
-    skip_without_its_model(command)
     program = str(Path(sys.executable).with_name("quintet"))
     command = re.sub(r"\bquintet ", f"{program} ", command.replace(PUBLISHED, checkpoint), count=1)
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=tmp_path)
