@@ -5,7 +5,7 @@ has a process of its own; in each round every one of them has a turn, and the ot
 medians. What the machine can do at best, bytes read and products, is measured before each case.
 
     python benchmarks/cpu.py --output figures.json --plot figures.png
-    python benchmarks/cpu.py --models base --quick --folder /tmp/models       # greedy search, short sources
+    python benchmarks/cpu.py --models base --quick --folder models            # greedy search, short sources
     python benchmarks/cpu.py --peers quintet-int8,ctranslate2-int8 --kinds greedy,beams --rounds 3
 
 pip install -e ".[bench]" brings the peers. Of these, CTranslate2 and ONNX Runtime are left out, with a message, where
