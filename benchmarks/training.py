@@ -7,7 +7,7 @@ makes them unless told otherwise, and by length, exactly those that quintet make
 Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what
 it held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
 
-python benchmarks/training.py --data ../shared/data/tatoeba/en-de.train.tsv.gz --vocabulary ../shared/tokenizers/t5
+    python benchmarks/training.py --data ../shared/data/tatoeba/en-de.train.tsv.gz --vocabulary ../shared/tokenizers/t5
 """
 
 from __future__ import annotations

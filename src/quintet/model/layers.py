@@ -213,9 +213,12 @@ class Attention(nn.Module):
 
 def _for_products(states: torch.Tensor) -> torch.Tensor:
     """States in autocast's type, if that is on: cast once for all the products that read them."""
-    if not _in_autocast(states) or states.dtype == torch.float64:  # which autocast leaves as it is
-        return states
-    return states.to(torch.get_autocast_dtype(states.device.type))
+    return states if states.dtype == torch.float64 else states.to(product_dtype(states))  # float64 autocast leaves
+
+
+def product_dtype(states: torch.Tensor) -> torch.dtype:
+    """What products of these states are computed in: autocast's type, if that is on, else their own."""
+    return torch.get_autocast_dtype(states.device.type) if _in_autocast(states) else states.dtype
 
 
 def _in_autocast(states: torch.Tensor) -> bool:

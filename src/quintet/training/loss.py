@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from quintet.model import checks
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.model.init import Embedding
+from quintet.model.layers import product_dtype
 from quintet.quantize import QuantizedLinear
 
 SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, half as much where products are in half precision
@@ -131,7 +132,7 @@ def projected_cross_entropy(
         normalizer = len(targets)
     states = hidden.flatten(0, -2)[wanted]
     total, cross_entropy = _Fused.apply(
-        states, weight, targets, label_smoothing, z_loss, torch.is_grad_enabled(), _product_dtype(states)
+        states, weight, targets, label_smoothing, z_loss, torch.is_grad_enabled(), product_dtype(states)
     )
     return Loss(total / normalizer, cross_entropy, len(targets))
 
@@ -148,11 +149,6 @@ def _check(
         raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
     if z_loss < 0:
         raise ValueError(f"z_loss must not be negative, got {z_loss}")
-
-
-def _product_dtype(states: torch.Tensor) -> torch.dtype:
-    device = states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 class _Fused(torch.autograd.Function):
