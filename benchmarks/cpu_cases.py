@@ -52,7 +52,7 @@ def quick_cases(new: int) -> list[Case]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A library, and the numbers it computes with."""
+    """A library, and the numbers it computes with; `int8_all` and `int4_all` have the vocabulary in int8, too."""
 
     library: str
     precision: str
@@ -67,7 +67,9 @@ CONTESTANTS = [
     Contestant("quintet", "float32"),
     Contestant("quintet", "bfloat16"),
     Contestant("quintet", "int8"),
+    Contestant("quintet", "int8_all"),
     Contestant("quintet", "int4"),
+    Contestant("quintet", "int4_all"),
     Contestant("transformers", "float32"),
     Contestant("transformers", "bfloat16"),
     Contestant("ctranslate2", "float32"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 from cpu_cases import Case, Contestant
 from cpu_files import WORDS
+
+from quintet.quantize.config import PRESETS
 
 IDS = {word: number for number, word in enumerate(WORDS)}
 
@@ -26,11 +29,7 @@ class TorchModel:
         torch.set_num_threads(threads)
         self._library = importlib.import_module(contestant.library)
         self._folder = root / "checkpoint"
-        precision = contestant.precision
-        if precision.startswith("int"):
-            self._options = {"dtype": torch.bfloat16, "quantization_config": precision}
-        else:
-            self._options = {"dtype": getattr(torch, precision)}
+        self._options = _precision(contestant.precision)
 
     def _load(self, name: str) -> Any:
         return getattr(self._library, name).from_pretrained(self._folder, **self._options).eval()
@@ -54,6 +53,15 @@ class TorchModel:
     @torch.inference_mode()
     def encode(self, ids: torch.Tensor) -> None:
         self._encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def _precision(name: str) -> dict[str, Any]:
+    """The arguments of from_pretrained."""
+    if not name.startswith("int"):
+        return {"dtype": getattr(torch, name)}
+    preset = name.removesuffix("_all")
+    config = PRESETS[preset] if preset == name else replace(PRESETS[preset], vocabulary_bits=8)
+    return {"dtype": torch.bfloat16, "quantization_config": config}
 
 
 class CTranslate2:

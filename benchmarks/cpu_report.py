@@ -17,7 +17,14 @@ TITLES = {
     "beams": "4 beams, new tokens per second",
     "encoder": "Encoder alone, ms",
 }
-COLORS = {"float32": "tab:blue", "bfloat16": "tab:orange", "int8": "tab:green", "int4": "tab:red"}
+COLORS = {
+    "float32": "tab:blue",
+    "bfloat16": "tab:orange",
+    "int8": "tab:green",
+    "int8_all": "tab:olive",
+    "int4": "tab:red",
+    "int4_all": "tab:pink",
+}
 
 
 def figure(row: dict[str, Any], name: str) -> float | None:
@@ -29,12 +36,16 @@ def figure(row: dict[str, Any], name: str) -> float | None:
 
 
 def ratio(row: dict[str, Any], name: str) -> float | None:
-    """How many times as fast quintet is as the best peer of the same precision; of int4, as quintet's int8."""
+    """How many times as fast quintet is as the best peer of the same precision; of int4, as quintet's int8.
+
+    The peers' int8 rounds the vocabulary, too, and is the rival of quintet's both.
+    """
     library, precision = name.split("-")
-    if precision == "int4":
-        rivals = ["quintet-int8"]
+    if precision.startswith("int4"):
+        rivals = [name.replace("int4", "int8")]
     else:
-        rivals = [other for other in row["seconds"] if other != name and other.endswith(f"-{precision}")]
+        ending = f"-{precision.removesuffix('_all')}"
+        rivals = [other for other in row["seconds"] if not _is_quintet(other) and other.endswith(ending)]
     times = [statistics.median(row["seconds"][rival]) for rival in rivals if rival in row["seconds"]]
     if library != "quintet" or name not in row["seconds"] or not times:
         return None
