@@ -83,6 +83,30 @@ def test_a_tokenizer_without_a_model_file(trimmed: tuple, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+def test_new_characters(trimmed: tuple, tmp_path: Path) -> None:
+    """They are written as themselves, and score as the unknown token does until a training run tells them apart."""
+    whole, before, _, _, _ = trimmed
+    config = {**before.config.to_dict(), "vocab_size": len(before.shared.weight)}
+    model = quintet.T5ForConditionalGeneration(quintet.T5Config(**config)).eval()
+    model.load_state_dict(before.state_dict())
+    text = "À l'œuvre, Ça va"
+    assert whole.unk_token_id in whole(text)["input_ids"]
+    larger = trim_vocabulary(model, whole, range(len(whole) - 100), tmp_path / "larger", "œÀÇ")
+    new = larger.convert_tokens_to_ids(list("œÀÇ"))
+    assert new == [len(whole) - 100, len(whole) - 99, len(whole) - 98]
+    for tokenizer in (larger, quintet.T5Tokenizer.from_pretrained(tmp_path / "larger")):
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    library = sentencepiece.SentencePieceProcessor(str(tmp_path / "larger" / "spiece.model"))
+    assert [library.id_to_piece(one) for one in new] == list("œÀÇ")
+    assert library.encode(text) == larger(text)["input_ids"][:-1]
+    with torch.no_grad():
+        scores = model(**larger("À", return_tensors="pt"), labels=torch.tensor([new])).logits
+    assert torch.equal(scores[..., new], scores[..., [larger.unk_token_id]].expand(-1, -1, 3))
+    with pytest.raises(ValueError, match="the vocabulary has e already"):
+        trim_vocabulary(before, whole, {5}, tmp_path / "out", "œe")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_most_frequent_pieces(tmp_path: Path) -> None:
     columns = ["input_ids", "labels"]
     first = TokenCache.write(tmp_path / "a", "a", columns, 10, [[[[5, 5, 7], [5]], [[1], [1]]]])

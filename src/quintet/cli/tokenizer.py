@@ -25,13 +25,15 @@ def trim(
     max_pieces: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Of these, only the N that occur most often.")
     ] = None,
+    characters: Annotated[str, typer.Option(metavar="TEXT", help="Characters to add, which were <unk> so far.")] = "",
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a model with only those pieces of its vocabulary that the data of a training run uses.
 
     Characters, special tokens and sentinels stay too. The model's scores of what is left do not change. With
-    --max-pieces rarer words are spelled in smaller pieces.
+    --max-pieces rarer words are spelled in smaller pieces. T5's own vocabulary lacks some characters of languages
+    it was pre-trained on (œ, À, Ç, Ä): --characters adds them, and a training run teaches the model to write them.
 
     Example:
 
@@ -53,7 +55,7 @@ def trim(
             raise Failure(f"{model} has a {type(whole).__name__}, which has no pieces to leave out")
         used = pieces_used(task_caches(settings, whole), max_pieces)
         network = AutoModelForSeq2SeqLM.from_pretrained(model, dtype="auto")
-        smaller = trim_vocabulary(network, whole, used, output)
+        smaller = trim_vocabulary(network, whole, used, output, characters)
         typer.echo(f"{output}: {len(smaller):,} of {len(whole):,} tokens, {network.num_parameters():,} parameters")
 
 

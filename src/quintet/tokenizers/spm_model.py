@@ -131,8 +131,28 @@ def keep_pieces(data: bytes, ids: Collection[int]) -> bytes:
             number += 1
             if number not in ids and dict(_fields(value)).get(_PIECE_TYPE, NORMAL) == NORMAL:
                 continue
-        parts.append(_encoded(field << 3 | 2) + _encoded(len(value)) + value)
+        parts.append(_field(field, value))
     return b"".join(parts)
+
+
+def add_characters(data: bytes, characters: str) -> bytes:
+    """A model file with these characters as pieces behind all others, as rare as its rarest piece.
+
+    Raises ValueError for one that has a piece already.
+    """
+    pieces = SentencePieceModel.parse(data).pieces
+    if known := sorted(set(characters) & {text for text, _ in pieces}):
+        raise ValueError(f"the vocabulary has {', '.join(known)} already")
+    score = struct.pack("<f", min(score for _, score in pieces))
+    added = (
+        _field(_PIECES, _field(_PIECE_TEXT, one.encode()) + _encoded(_PIECE_SCORE << 3 | 5) + score)
+        for one in dict.fromkeys(characters)
+    )
+    return data + b"".join(added)  # a message may have the same field in several places
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return _encoded(number << 3 | 2) + _encoded(len(value)) + value
 
 
 def _encoded(number: int) -> bytes:

@@ -15,7 +15,7 @@ from torch import nn
 from quintet.files import staged
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.tokenizers import T5TokenizerFast
-from quintet.tokenizers.spm_model import SentencePieceModel, keep_pieces, read_model_file
+from quintet.tokenizers.spm_model import SentencePieceModel, add_characters, keep_pieces, read_model_file
 from quintet.training.data.token_cache import TokenCache
 
 
@@ -34,20 +34,23 @@ def trim_vocabulary(
     tokenizer: T5TokenizerFast,
     ids: Iterable[int],
     folder: str | os.PathLike[str],
+    characters: str = "",
 ) -> T5TokenizerFast:
     """Save the model and its tokenizer with these pieces, those of a single character, and special ones only.
 
     Texts that are made of these pieces get the same ones, under new ids, and the model the same scores of them; in
-    others smaller pieces take the place of those left out. The model is changed in place; the new tokenizer is
-    returned. Raises ValueError for a tokenizer without a SentencePiece model file, OSError if the folder cannot be
-    written.
+    others smaller pieces take the place of those left out. `characters` are new pieces, of which the model knows as
+    much as of <unk>, which they were before. The model is changed in place; the new tokenizer is returned.
+
+    Raises ValueError for a tokenizer without a SentencePiece model file or with one of the new characters in it
+    already, OSError if the folder cannot be written.
     """
     if tokenizer.vocab_file is None:
         raise ValueError("the tokenizer has no spiece.model beside it, whose pieces could be left out")
     data = read_model_file(tokenizer.vocab_file)
     whole = SentencePieceModel.parse(data).pieces
-    characters = {number for number, (text, _) in enumerate(whole) if len(text) == 1}
-    smaller = keep_pieces(data, characters.union(ids))
+    single = {number for number, (text, _) in enumerate(whole) if len(text) == 1}
+    smaller = add_characters(keep_pieces(data, single.union(ids)), characters)
     with staged(folder) as staging:
         trimmed = _save_tokenizer(smaller, tokenizer, staging)
         _keep_rows(model, torch.tensor([_id_in(tokenizer, token) for token in trimmed]))
