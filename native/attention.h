@@ -134,16 +134,18 @@ static void soften_one(float *scores, int64_t count) {
     for (int64_t at = 0; at < filled; at += WIDTH) store(scores + at, load(scores + at) * over);
 }
 
-// Four numbers of a query times four rows of each of PANELS panels of keys, added up.
+// Products of a query with the keys of each of PANELS panels. The values behind them, needed next, are asked for.
 template <int PANELS, class Number>
 INLINE void score_panels(const float *query, const Number *keys, int64_t stride, int64_t d_kv, float *scores) {
     Floats sums[PANELS][PARTS] = {};
     for (int64_t d = 0; d < d_kv; d++)
 #pragma GCC unroll 8
-        for (int p = 0; p < PANELS; p++)
+        for (int p = 0; p < PANELS; p++) {
+            prefetch((const uint8_t *)(keys + p * stride + (d_kv + d) * LANES));
 #pragma GCC unroll 4
             for (int part = 0; part < PARTS; part++)
                 sums[p][part] += query[d] * load(keys + p * stride + d * LANES + part * WIDTH);
+        }
     for (int p = 0; p < PANELS; p++)
         for (int part = 0; part < PARTS; part++) store(scores + p * LANES + part * WIDTH, sums[p][part]);
 }
@@ -165,6 +167,8 @@ static void attend_source(const float *query, const Number *keys, const Number *
             for (int part = 0; part < PARTS; part++) {
                 Floats weight = load(scores + panel * LANES + part * WIDTH);
                 const Number *value = values + panel * stride + d * LANES + part * WIDTH;
+                for (int i = 0; i < 4; i += 2)  // of the next source's keys
+                    prefetch((const uint8_t *)(keys + (panels + panel) * stride + (d + i) * LANES));
                 if (count == 4)
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; i++) totals[i] += weight * load(value + i * LANES);
@@ -184,7 +188,17 @@ struct OwnKeys {
     int64_t layer, head, row;
 
     const Number *at(int64_t position) const { return (const Number *)targets.key(chunk, layer, head, row, position); }
+
+    // Some keys and values will be needed soon, which lie too scattered for the processor to foresee it. Inline, since
+    // GCC leaves out calls of a function that only prefetches.
+    __attribute__((always_inline)) void fetch(int64_t first, int64_t end) const {
+        for (int64_t next = first; next < least(end, chunk.start + chunk.count); next++)
+            for (int64_t byte = 0; byte < 2 * targets.width * targets.size; byte += 64)
+                prefetch((const uint8_t *)at(next) + byte);
+    }
 };
+
+constexpr int64_t OWN_AHEAD = 12;  // positions; of the next row, too
 
 template <class Number>
 INLINE Floats products_of(const float *query, const Number *key, int64_t width) {
@@ -196,7 +210,9 @@ INLINE Floats products_of(const float *query, const Number *key, int64_t width) 
 template <class Number>
 static void score_own(const float *query, const OwnKeys<Number> &keys, int64_t first, int64_t end, float *scores) {
     int64_t width = keys.targets.width, at = first;
+    keys.fetch(first, first + OWN_AHEAD);
     for (; at + 4 <= end; at += 4) {
+        keys.fetch(at + OWN_AHEAD, at + OWN_AHEAD + 4);
         FourFloats four =
             sums_of_four(products_of(query, keys.at(at), width), products_of(query, keys.at(at + 1), width),
                          products_of(query, keys.at(at + 2), width), products_of(query, keys.at(at + 3), width));
@@ -231,6 +247,7 @@ static void attend_own(const float *query, const Targets &targets, int64_t layer
                  least(chunk.start + chunk.count, position + 1));
         }
     };
+    if (row + 1 < targets.chunk[0].places) OwnKeys<Number>{targets, targets.chunk[0], layer, head, row + 1}.fetch(0, OWN_AHEAD);
     each_chunk([&](const OwnKeys<Number> &keys, int64_t first, int64_t end) {
         score_own(query, keys, first, end, scores);
         for (int64_t at = first; at < end; at++) scores[at] += bias.at(at - position);

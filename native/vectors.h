@@ -48,7 +48,11 @@ INLINE Floats load(const float *from) { return load_as<Floats>(from); }
 
 INLINE Floats load(const Brain *from) {
     typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
+#if defined(__AVX512F__)  // which the compiler would do in two halves
+    return (Floats)((Words)_mm512_cvtepu16_epi32((__m256i)load_as<Halves>(from)) << 16);
+#else
     return (Floats)(__builtin_convertvector(load_as<Halves>(from), Words) << 16);
+#endif
 }
 
 INLINE void store(void *to, Floats value) { __builtin_memcpy(to, &value, sizeof value); }
