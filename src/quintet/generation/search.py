@@ -94,10 +94,10 @@ class Search:
         `rows` are the original numbers of the rows that scores (rows, vocabulary) has; `needed` (rows,) is of bool.
         """
         best = scores.amax(dim=-1)
-        bad = (needed & ~(best > -torch.inf)).nonzero()  # NaN is not above -inf either
-        if bad.numel() == 0:
+        bad = needed & ~(best > -torch.inf)  # NaN is not above -inf either
+        if not bad.any():
             return
-        first = int(bad[0])
+        first = int(bad.nonzero()[0])
         why = "its scores hold NaN" if best[first].isnan() else "every token's score is -inf"
         source = self._number(int(rows[first]) // self.rows_per_source)
         raise ValueError(
@@ -144,38 +144,43 @@ class Targets:
         self.rows, self.length = prefix.shape
         self._ids = prefix.new_full((self.rows, search.max_length), search.pad)
         self._ids[:, : self.length] = prefix
-        self._finished = torch.zeros(self.rows, dtype=torch.bool, device=prefix.device)
         self.live = torch.arange(self.rows, device=prefix.device)
         """The original numbers of the rows that have not left."""
+        self.growing = torch.ones(self.rows, dtype=torch.bool, device=prefix.device)
+        """Which live targets (rows,) have not ended; some that have may stay (`Search.keep_rows`)."""
 
     @property
     def ids(self) -> torch.Tensor:
         """The live targets (rows, length)."""
-        return self._ids[self.live, : self.length]
+        return self._columns(0)
 
     @property
     def last(self) -> torch.Tensor:
         """The live targets' last tokens (rows, 1)."""
-        return self._ids[self.live, self.length - 1 : self.length]
+        return self._columns(self.length - 1)
 
-    @property
-    def growing(self) -> torch.Tensor:
-        """Which live targets (rows,) have not ended; some that have may stay (`Search.keep_rows`)."""
-        return ~self._finished[self.live]
+    def _columns(self, first: int) -> torch.Tensor:
+        columns = self._ids[:, first : self.length]
+        return columns if self._all_live() else columns[self.live]
+
+    def _all_live(self) -> bool:
+        """The usual case, in which nothing needs to be picked out: every operation counts in a step of one row."""
+        return self.live.numel() == self.rows
 
     def append(self, tokens: torch.Tensor) -> torch.Tensor:
         """Add a token (rows,) to each target that grows; returns the places of the live rows that are left."""
-        self._ids[self.live, self.length] = tokens.where(self.growing, self._search.pad)
+        if self._search.keep_rows:
+            tokens = tokens.where(self.growing, self._search.pad)
+        self._ids[slice(None) if self._all_live() else self.live, self.length] = tokens
         self.length += 1
         self._search.stream(self._ids[:, self.length - 1])
-        self._finished[self.live] |= self._search.ended(self.ids)
-        if self._search.keep_rows:
+        self.growing = self.growing & ~self._search.ended(self.ids)
+        if self._search.keep_rows or self.growing.all():
             return torch.arange(self.live.numel(), device=self.live.device)
         left = self.growing.nonzero().squeeze(1)
-        if left.numel() < self.live.numel():
-            self.live = self.live[left]
-            self._search.processors.select(left)
-            self._search.criteria.select(left)
+        self.live, self.growing = self.live[left], self.growing[left]
+        self._search.processors.select(left)
+        self._search.criteria.select(left)
         return left
 
     def found(self) -> Found:
