@@ -119,14 +119,18 @@ struct Room {
         int64_t at_once = std::min(panels, PANELS_OF_FEED_FORWARD);
         auto line = [&](int64_t numbers) { return ((numbers + 3) / 4 * 4 * 4 * lanes + 127) / 128 * 128; };
         auto sums = [](int64_t numbers) { return numbers / 8 + LANES * 2; };  // int4 has one of 8 numbers at most
-        int64_t members = threads();
+        int64_t members = threads(), copies = panels == 1 ? members : 1;
+        Space space{};
+        space.single = panels == 1;
+        space.rounded_size = panels * line(narrow) + at_once * line(d_ff);
+        space.scale_size = 2 * panels * lanes + LANES;  // twice for feed-forward layers and for scores
+        space.total_size = (panels * sums(narrow) + at_once * sums(d_ff)) * lanes;
         states.reserve(panels * model.d_model * lanes * 4);
         for (Buffer &buffer : wide) buffer.reserve(std::max(panels * inner, at_once * d_ff) * lanes * 4);
         normal.reserve(members * model.d_model * lanes * 4);
-        rounded.reserve(panels * line(narrow) + at_once * line(d_ff));
-        scale.reserve(2 * panels * lanes * 4);  // of feed-forward layers, or of scores
-        total.reserve((panels * sums(narrow) + at_once * sums(d_ff)) * lanes * 4);
-        Space space{};
+        rounded.reserve(copies * space.rounded_size);
+        scale.reserve(copies * space.scale_size * 4);
+        total.reserve(copies * space.total_size * 4);
         space.members = members;
         space.states = states.floats();
         for (int i = 0; i < 3; i++) space.wide[i] = wide[i].floats();

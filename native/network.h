@@ -20,6 +20,8 @@ struct Space {
     uint8_t *rounded;  // what products take
     float *scale;
     int32_t *total;
+    bool single;  // one block, for which each thread has room of its own, of these sizes
+    int64_t rounded_size, scale_size, total_size;
     float *scores;  // one line for each thread
     int64_t scores_size;
     uint8_t *keys, *values;  // the encoder's, as attention takes them

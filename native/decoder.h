@@ -1,0 +1,189 @@
+// A step of the decoder: its own tokens, the source's, and the scores of what comes next.
+#pragma once
+
+#include "attention.h"
+#include "pass.h"
+
+namespace quintet::QUINTET_ISA {
+
+constexpr int64_t SCORED_AT_ONCE = 6;  // panels; a multiple of what a product takes at once
+constexpr int64_t MOST_NUMBERS = 256;  // of a head (d_kv)
+
+template <int L, class Number>
+struct Decoding {
+    const Step &step;
+    Pass<L> pass;
+    const quintet_model &model = step.model;
+    int64_t tokens = step.rows * step.n;
+    float *scores = step.space.scores + pass.member * step.space.scores_size;
+
+    int64_t row_of(int64_t token) const { return token / step.n; }
+    int64_t position_of(int64_t token) const { return step.length + token % step.n; }
+
+    // Calls work(token, lane) for the tokens of a panel.
+    template <class Work>
+    void each_token(int64_t panel, const Work &work) const {
+        for (int64_t lane = 0; lane < L && panel * L + lane < tokens; lane++) work(panel * L + lane, lane);
+    }
+
+    void embed() const {
+        share(pass.team, pass.panels, [&](int64_t panel) {
+            float *block = pass.states(panel);
+            if (panel == pass.panels - 1) __builtin_memset(block, 0, model.d_model * L * 4);
+            each_token(panel, [&](int64_t token, int64_t lane) {
+                read_embedding(model.decoder.embedding, step.tokens[token], block + lane, L);
+            });
+        });
+    }
+
+    // One head's numbers of one lane, filled up with zeros.
+    void gather(const float *block, int64_t lane, float *result) const {
+        for (int64_t d = 0; d < model.d_kv; d++) result[d] = block[d * L + lane];
+        for (int64_t d = model.d_kv; d < step.targets.width; d++) result[d] = 0;
+    }
+
+    void keep(int64_t number, int64_t panel, int64_t head) const {
+        const Targets &targets = step.targets;
+        const Chunk &chunk = targets.chunk[targets.chunks - 1];
+        int64_t at = (panel * pass.inner() + head * model.d_kv) * L;
+        float numbers[MOST_NUMBERS];
+        each_token(panel, [&](int64_t token, int64_t lane) {
+            const Chunk *own = &chunk;
+            while (own->start > position_of(token)) own--;
+            Number *to = (Number *)targets.slot(*own, number, head, row_of(token), position_of(token));
+            for (int i = 1; i <= 2; i++, to += targets.width) {
+                gather(pass.space.wide[i] + at, lane, numbers);
+                for (int64_t d = 0; d < targets.width; d += WIDTH) store_as(to + d, load(numbers + d));
+            }
+        });
+    }
+
+    void attend_own_tokens(const quintet_attention &own, int64_t number) const {
+        pass.products({&own.query, &own.key, &own.value}, pass.normalized(own.norm, own.query),
+                      {pass.space.wide[0], pass.space.wide[1], pass.space.wide[2]});
+        int64_t items = pass.panels * model.heads;
+        bool keeps_first = step.n > 1;  // a token looks at others of this step
+        if (keeps_first)
+            share(pass.team, items, [&](int64_t item) { keep(number, item / model.heads, item % model.heads); });
+        share(pass.team, items, [&](int64_t item) {
+            int64_t panel = item / model.heads, head = item % model.heads;
+            if (!keeps_first) keep(number, panel, head);
+            HeadBias bias(own, head);
+            float query[MOST_NUMBERS], result[MOST_NUMBERS];
+            float *block = pass.space.wide[0] + (panel * pass.inner() + head * model.d_kv) * L;
+            each_token(panel, [&](int64_t token, int64_t lane) {
+                gather(block, lane, query);
+                attend_own<Number>(query, step.targets, number, head, row_of(token), position_of(token), bias, scores,
+                                   result);
+                for (int64_t d = 0; d < model.d_kv; d++) block[d * L + lane] = result[d];
+            });
+        });
+        pass.output(own);
+    }
+
+    void attend_sources(const quintet_attention &cross, int64_t number) const {
+        const Sources &sources = step.sources;
+        int64_t numbers = model.d_kv * LANES;
+        pass.products({&cross.query}, pass.normalized(cross.norm, cross.query), {pass.space.wide[0]});
+        share(pass.team, pass.panels * model.heads, [&](int64_t item) {
+            int64_t panel = item / model.heads, head = item % model.heads;
+            float query[MOST_NUMBERS], result[MOST_NUMBERS];
+            float *block = pass.space.wide[0] + (panel * pass.inner() + head * model.d_kv) * L;
+            each_token(panel, [&](int64_t token, int64_t lane) {
+                gather(block, lane, query);
+                int64_t source = step.source_of_row[row_of(token)];
+                const Number *keys = (const Number *)sources.at(number, head, sources.first_panel[source]);
+                attend_source<Number>(query, keys, keys + numbers, 2 * numbers, sources.length[source], model.d_kv,
+                                      scores, result);
+                for (int64_t d = 0; d < model.d_kv; d++) block[d * L + lane] = result[d];
+            });
+        });
+        pass.output(cross);
+    }
+
+    void run() const {
+        embed();
+        for (int64_t number = 0; number < model.decoder.count; number++) {
+            const quintet_layer &layer = model.decoder.layers[number];
+            attend_own_tokens(layer.own, number);
+            attend_sources(layer.cross, number);
+            pass.feed_forward(layer.feed_forward);
+        }
+        write_states();
+        write_scores();
+    }
+
+    void write_states() const {
+        if (step.states == nullptr) return;
+        float *room = pass.space.normal + pass.member * model.d_model * L;
+        share(pass.team, pass.panels, [&](int64_t panel) {
+            normalize<L>(pass.states(panel), model.d_model, model.decoder.norm, model.epsilon, 1.f, room);
+            each_token(panel, [&](int64_t token, int64_t lane) {
+                for (int64_t d = 0; d < model.d_model; d++) step.states[token * model.d_model + d] = room[d * L + lane];
+            });
+        });
+    }
+
+    // Moves the states of each row's last token to the front: only they are scored.
+    int64_t keep_last() const {
+        if (pass.member == 0)
+            for (int64_t row = 0; row < step.rows; row++) {
+                int64_t token = row * step.n + step.n - 1;
+                const float *from = pass.states(token / L) + token % L;
+                float *to = pass.states(row / L) + row % L;
+                for (int64_t d = 0; d < model.d_model; d++) to[d * L] = from[d * L];
+            }
+        pass.team.meet();
+        return step.rows;
+    }
+
+    void write_scores() const {
+        int64_t count = step.all || step.n == 1 ? tokens : keep_last();
+        Pass<L> last = pass;
+        last.panels = (count + L - 1) / L;
+        const quintet_matrix &head = model.head;
+        // In 8 bits the states' few large numbers leave too little for the others, and scores are close.
+        bool twice = head.type == QUINTET_INT8;
+        Packed x = last.normalized(model.decoder.norm, head, model.head_scale, twice);
+        Packed rest = Pass<L>::behind(x, last.panels);
+        int64_t vocabulary = head.outputs;
+        share(pass.team, (vocabulary + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, [&](int64_t item) {
+            int64_t first = item * ROWS_AT_ONCE, end = least(first + ROWS_AT_ONCE, vocabulary);
+            auto score = [&](int64_t panel, int64_t panels, float *out, int64_t stride) {
+                multiply<L>(head, first, end, x, panel, panels, {out, stride, false});
+                if (twice) multiply<L>(head, first, end, rest, panel, panels, {out, stride, true});
+            };
+            if constexpr (L == 1) {
+                score(0, last.panels, step.scores + first, vocabulary);
+            } else {
+                float room[ROWS_AT_ONCE * L * SCORED_AT_ONCE];
+                for (int64_t panel = 0; panel < last.panels; panel += SCORED_AT_ONCE) {
+                    int64_t panels = least(SCORED_AT_ONCE, last.panels - panel);
+                    score(panel, panels, room - panel * ROWS_AT_ONCE * L, ROWS_AT_ONCE * L);
+                    for (int64_t p = 0; p < panels; p++)
+                        for (int64_t lane = 0; lane < L && (panel + p) * L + lane < count; lane++) {
+                            float *to = step.scores + ((panel + p) * L + lane) * vocabulary;
+                            for (int64_t n = first; n < end; n++)
+                                to[n] = room[(p * ROWS_AT_ONCE + n - first) * L + lane];
+                        }
+                }
+            }
+        });
+    }
+};
+
+template <int L>
+static void take_step(const Step &step, Team &team, int64_t member) {
+    int64_t panels = (step.rows * step.n + L - 1) / L;
+    Pass<L> pass{step.model, step.space, team, member, panels};
+    if (step.model.narrow) Decoding<L, Brain>{step, pass}.run();
+    else Decoding<L, float>{step, pass}.run();
+}
+
+static void take_any_step(const Step &step, Team &team, int64_t member) {
+    Tiles tiles;
+    if (step.one_by_one) take_step<1>(step, team, member);
+    else take_step<LANES>(step, team, member);
+}
+
+}  // namespace quintet::QUINTET_ISA
