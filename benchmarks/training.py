@@ -1,8 +1,9 @@
 """Training beside transformers' Trainer: real tokens a second and peak memory, the same model, data and precision.
 
 The model has T5-small's shape and is drawn anew. All see the same pairs of sentences, so many a step, with AdamW
-(fused) and gradients clipped at 1. Trainer has its DataCollatorForSeq2Seq, and batches of two kinds: shuffled, as it
-makes them unless told otherwise, and by length, exactly those that quintet makes. Padding does not count as tokens.
+(fused) or Adafactor, T5's own optimiser, and gradients clipped at 1. Trainer has its DataCollatorForSeq2Seq, and
+batches of two kinds: shuffled, as it makes them unless told otherwise, and by length, exactly those that quintet
+makes. Padding does not count as tokens.
 
 Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what
 it held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
@@ -40,6 +41,8 @@ from quintet.training.settings import build
 
 WARM_UP = 3
 SHAPE = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "decoder_start_token_id": 0}
+OPTIMIZERS = {"adamw_torch": ("adamw_torch_fused", 1e-4), "adafactor": ("adafactor", 1e-3)}
+"""By quintet's name: transformers' name, which takes its unfused AdamW unless told otherwise, and a learning rate."""
 Ended = tuple[list[float], list[int], float]  # when each step did, its real tokens, and the last loss
 
 
@@ -52,13 +55,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--optim", choices=list(OPTIMIZERS), default="adamw_torch")
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16 autocast")
     options = parser.parse_args()
     precision = "float32" if options.float32 else "bfloat16 autocast"
-    print(
-        f"{describe()}, transformers {transformers.__version__}; {precision}, batches of {options.batch_size}",
-        flush=True,
-    )
+    how = f"{precision}, {options.optim}, dropout {options.dropout}, batches of {options.batch_size}"
+    print(f"{describe()}, transformers {transformers.__version__}; {how}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(options, folder)
         _in_a_process(_prepare, settings)
@@ -107,8 +109,9 @@ def _settings(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         "max_target_length": 128,
         "per_device_train_batch_size": options.batch_size,
         "max_steps": options.steps + WARM_UP,
-        "optim": "adamw_torch",
-        "learning_rate": 1e-4,
+        "optim": options.optim,
+        "learning_rate": OPTIMIZERS[options.optim][1],
+        "scale_parameter": False,  # as Trainer has it
         "bf16": not options.float32,
         "device": "cpu",
     }
@@ -201,7 +204,7 @@ def _transformers(config: TrainingConfig, order: Callable[[Sequence[Any]], Any])
         per_device_train_batch_size=config.batch.per_device_train_batch_size,
         learning_rate=config.optimizer.learning_rate,
         lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
+        optim=OPTIMIZERS[config.optimizer.optim][0],
         max_grad_norm=config.optimizer.max_grad_norm,
         bf16=config.run.bf16,
         use_cpu=True,

@@ -97,19 +97,21 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
 
 
-GENDER = pytest.mark.xfail(strict=True, reason="merveilleux: the model takes the house for masculine; see its card")
-
-
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("engine", ["auto", "eager"])
-@pytest.mark.parametrize(
-    ("language", "text"), [pytest.param(*case, marks=GENDER if case == ("fr", WONDERFUL) else ()) for case in RIGHT]
-)
+@pytest.mark.parametrize(("language", "text"), RIGHT)
 @pytest.mark.usefixtures("no_hub")
 def test_it_translates(language: str, text: str, engine: str, num_beams: int) -> None:
     pipe = quintet.pipeline(model=SHIPPED, dtype="float32", device="cpu", model_kwargs={"engine": engine})
     answer = pipe(PREFIXES[language] + text, num_beams=num_beams)[0]["generated_text"]
     assert answer.replace("’", "'") in RIGHT[language, text]
+
+
+def test_it_writes_what_the_vocabulary_of_t5_lacks(model: Any, tokenizer: Any) -> None:
+    for text in ("Ma sœur", "Ça va ?", "À bientôt !", "Äpfel und Öl"):
+        assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+    inputs = tokenizer(PREFIXES["fr"] + "My sister is happy.", return_tensors="pt")
+    assert tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True) == "Ma sœur est heureuse."
 
 
 @pytest.mark.usefixtures("no_hub")

@@ -144,7 +144,7 @@ def test_training_for_it_sees_what_it_will_compute(variant, config, tmp_path):
     before = {name: tensor.clone() for name, tensor in precise.state_dict().items()}
     batch = make_batch("ForConditionalGeneration")
     with torch.no_grad(), Rounding(precise, config)():
-        torch.testing.assert_close(precise(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(precise(**batch).logits, model(**batch).logits, rtol=1e-4, atol=2e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in precise.state_dict().items())
 
 

@@ -25,6 +25,7 @@ from quintet.hub import Source
 from quintet.model import placement
 from quintet.model.embeddings import round_vocabulary
 from quintet.model.init import initialize
+from quintet.model.memory import give_back_freed_memory
 from quintet.quantize import (
     Quantization,
     QuantizationConfig,
@@ -111,6 +112,8 @@ def load(
     report = _fill(model, checkpoint, dtype, device or torch.device("cpu"), request.ignore_mismatched_sizes)
     model.generation_config = generation_config(model, source)
     model.eval()
+    if own is not None:
+        give_back_freed_memory()
     if isinstance(quantization, TorchAoConfig):
         quantization.apply(model)
     if device is None:

@@ -1,11 +1,13 @@
-"""Whether self-attention fits into memory, asked before it begins.
+"""Whether self-attention fits into memory, asked before it begins; and memory that nothing uses any more, given back.
 
-It takes memory by the square of the length. Linux lends more memory than there is and later kills the process that uses
-it, so waiting for an allocation to fail would be too late.
+Self-attention takes memory by the square of the length. Linux lends more memory than there is and later kills the
+process that uses it, so waiting for an allocation to fail would be too late.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +83,14 @@ def _numbers(path: Path) -> dict[str, int]:
     """The file's lines `name number`; none if there is no such file."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return {name: int(number) for name, number, *_ in map(str.split, lines)}
+
+
+def give_back_freed_memory() -> None:
+    """Ask the C library for it, where it is glibc: it keeps what was freed between pieces that are still in use.
+
+    Weights rounded as they are read leave a large hole beside each small result: T5-base in int8 takes 250 MB after
+    this, and before 300 to 930, as chance has it.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+NUMBERS_AT_ONCE = 2**18  # on a CPU: large temporaries leave the heap in pieces, and T5-base took 970 MB for 250
+
 STORAGE = {8: torch.int8, 4: torch.uint8}
 """What integers of so many bits are kept in. Two of 4 bits share a byte: an even input in the low half, plus 8."""
 
@@ -31,16 +33,28 @@ def quantize(
     The integers fit the scales as those are stored, rounded to `scale_dtype`. Raises ValueError for a weight that is
     not finite, or whose groups do not divide its inputs.
     """
-    packed_shapes(weight.shape[0], weight.shape[1], bits, group_size)
-    lowest = -(2 ** (bits - 1))
-    groups = weight.float().unflatten(1, (-1, group_size))
-    extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-    scale = (extreme / lowest).to(scale_dtype)
+    shape, scale_shape = packed_shapes(weight.shape[0], weight.shape[1], bits, group_size)
+    packed = torch.empty(shape, dtype=STORAGE[bits], device=weight.device)
+    scale = torch.empty(scale_shape, dtype=scale_dtype, device=weight.device)
+    at_once = max(1, NUMBERS_AT_ONCE // weight.shape[1]) if weight.device.type == "cpu" else len(weight)
+    for start in range(0, len(weight), at_once):
+        rows = slice(start, start + at_once)
+        _quantize_rows(weight[rows], packed[rows], scale[rows])
     if not scale.isfinite().all():
         raise ValueError(f"the weight is not finite, or its scales are not in {scale_dtype}")
-    divisor = scale.float().masked_fill(scale == 0, 1.0)
-    integers = (groups / divisor).round_().clamp_(lowest, -lowest - 1).to(torch.int8).flatten(1)
-    return (integers if bits == 8 else _pack(integers)), scale.squeeze(-1)
+    return packed, scale
+
+
+def _quantize_rows(weight: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> None:
+    """Fill `packed` and `scale`, whose types and shapes say how."""
+    bits = 8 if packed.dtype == STORAGE[8] else 4
+    lowest = -(2 ** (bits - 1))
+    groups = weight.float().unflatten(1, (scale.shape[1], -1))
+    extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    scale.copy_((extreme / lowest).squeeze(-1))
+    divisor = scale.float().masked_fill(scale == 0, 1.0).unsqueeze(-1)
+    integers = (groups / divisor).round_().clamp_(lowest, -lowest - 1).flatten(1)
+    packed.copy_(integers if bits == 8 else _pack(integers.to(torch.int8)))
 
 
 def dequantize(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
