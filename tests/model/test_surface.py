@@ -59,7 +59,7 @@ def test_a_later_step_of_a_decoding_loop(variant: str, cached: int) -> None:
         answers.append((inputs["decoder_input_ids"], inputs["cache_position"], model(**inputs).logits))
         whole = model(encoder_outputs=encoded, decoder_input_ids=tokens).logits
         torch.testing.assert_close(answers[-1][-1], whole[:, cached:], atol=1e-5, rtol=1e-5)
-    assert_same(*answers)
+    assert_same(*answers, tolerance=3e-5)  # fused attention beside written-out: up to 1.8e-5 on some processors
 
 
 @pytest.mark.parametrize("side", [{}, {"decoder": True}, {"encoder": True}], ids=str)
