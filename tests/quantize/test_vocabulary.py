@@ -139,12 +139,13 @@ def test_the_loss_is_that_of_the_scores(variant, tmp_path):
 @pytest.mark.parametrize("config", [INT8, INT4], ids=["int8", "int4"])
 @pytest.mark.parametrize("variant", TABLES)
 def test_training_for_it_sees_what_it_will_compute(variant, config, tmp_path):
-    model = rounded(tmp_path, variant, config)
-    precise = load(tmp_path / "float")
+    """In float64: the order of sums, which depends on the processor, moves scores in float32 by more than the bound."""
+    model = rounded(tmp_path, variant, config).double()
+    precise = load(tmp_path / "float").double()
     before = {name: tensor.clone() for name, tensor in precise.state_dict().items()}
     batch = make_batch("ForConditionalGeneration")
     with torch.no_grad(), Rounding(precise, config)():
-        torch.testing.assert_close(precise(**batch).logits, model(**batch).logits, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(precise(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in precise.state_dict().items())
 
 
