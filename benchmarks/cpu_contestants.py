@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from cpu_cases import Case, Contestant
 from cpu_files import WORDS
+from machine import memory
 
 from quintet.quantize.config import PRESETS
 
@@ -211,13 +212,8 @@ def step_bytes() -> int:
 
 def peak_memory(root: Path, contestant: Contestant, threads: int, case: Case) -> tuple[int, int]:
     """Bytes over an interpreter with torch: at most while loading and running a case, and afterwards. Linux only."""
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     start(root, contestant, threads)
     run(case)
-    return _memory("VmHWM") - before, _memory("VmRSS") - before
-
-
-def _memory(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+    return memory("VmHWM") - before, memory("VmRSS") - before

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import describe
+from machine import describe, memory
 
 import quintet
 
@@ -105,16 +105,11 @@ def _watch(requests: Requests, minutes: int) -> list[float]:
     for second in range(minutes * 60):
         if requests.over.wait(1):
             break
-        held.append(_resident())
+        held.append(memory("VmRSS") / 2**20)
         if second % 60 == 59:
             median = statistics.median(held[-60:])
             print(f"minute {second // 60 + 1}: {median:.0f} MB, {requests.count} requests", flush=True)
     return held
-
-
-def _resident() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def _plot(held: list[float], path: Path) -> None:

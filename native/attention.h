@@ -247,7 +247,8 @@ static void attend_own(const float *query, const Targets &targets, int64_t layer
                  least(chunk.start + chunk.count, position + 1));
         }
     };
-    if (row + 1 < targets.chunk[0].places) OwnKeys<Number>{targets, targets.chunk[0], layer, head, row + 1}.fetch(0, OWN_AHEAD);
+    const Chunk &front = targets.chunk[0];
+    if (row + 1 < front.places) OwnKeys<Number>{targets, front, layer, head, row + 1}.fetch(0, OWN_AHEAD);
     each_chunk([&](const OwnKeys<Number> &keys, int64_t first, int64_t end) {
         score_own(query, keys, first, end, scores);
         for (int64_t at = first; at < end; at++) scores[at] += bias.at(at - position);

@@ -22,10 +22,13 @@ struct Pass {
     float *states(int64_t panel) const { return space.states + panel * model.d_model * L; }
 
     Packed packed(const quintet_matrix &w, int64_t count) const {
-        int64_t bytes = w.inputs * element_size(w.type), own = space.single ? member : 0;
-        Packed x{space.rounded + own * space.rounded_size, 0,      space.scale + own * space.scale_size,
-                 space.total + own * space.total_size,     1,      w.type,
-                 w.inputs,                                 count};
+        int64_t bytes = w.inputs * element_size(w.type);
+        Packed x{space.rounded, 0, space.scale, space.total, 1, w.type, w.inputs, count};
+        if (space.single) {
+            x.data += member * space.rounded_size;
+            x.scale += member * space.scale_size;
+            x.total += member * space.total_size;
+        }
         if (L > 1) x.stride = rounded_up(bytes, 4) * L;
         else x.stride = rounded_up(bytes, w.type == QUINTET_INT4 ? 2 * BYTES : 64);
         if (w.type == QUINTET_INT4) {
