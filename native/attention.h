@@ -117,6 +117,10 @@ static void attend_panels(float *queries, int64_t stride, int64_t panels, const 
 
 // -- the decoder: one query, lanes along the keys or along d --------------------------------------------------------
 
+// Whether keys and values are integers. Their scales then meet scores and weights, of which there are fewer.
+template <class Number>
+constexpr bool IS_SCALED = sizeof(Number) == 1;
+
 // In place: e^(score - largest) over their sum, of `count` scores; up to the next 16 they become 0.
 static void soften_one(float *scores, int64_t count) {
     int64_t filled = rounded_up(count, LANES);
@@ -150,15 +154,26 @@ INLINE void score_panels(const float *query, const Number *keys, int64_t stride,
         for (int part = 0; part < PARTS; part++) store(scores + p * LANES + part * WIDTH, sums[p][part]);
 }
 
-// Over a source whose keys and values are panels of (d_kv, 16), `stride` numbers from panel to panel.
+// Over a source whose keys are panels of (d_kv, 16), each with its values and, if there are any, their scales behind it;
+// `stride` numbers from panel to panel.
 template <class Number>
-static void attend_source(const float *query, const Number *keys, const Number *values, int64_t stride, int64_t length,
-                          int64_t d_kv, float *scores, float *result) {
+static void attend_source(const float *query, const Number *keys, int64_t stride, int64_t length, int64_t d_kv,
+                          float *scores, float *result) {
+    const Number *values = keys + d_kv * LANES;
     int64_t panels = (length + LANES - 1) / LANES, panel = 0;
+    auto multiply_by_scales = [&](int64_t which) {
+        if constexpr (IS_SCALED<Number>)
+            for (int64_t at = 0; at < panels * LANES; at += WIDTH) {
+                const Number *scales = keys + at / LANES * stride + 2 * d_kv * LANES;
+                store(scores + at, load(scores + at) * load((const float *)scales + which * LANES + at % LANES));
+            }
+    };
     for (; panel + 4 <= panels; panel += 4)
         score_panels<4>(query, keys + panel * stride, stride, d_kv, scores + panel * LANES);
     for (; panel < panels; panel++) score_panels<1>(query, keys + panel * stride, stride, d_kv, scores + panel * LANES);
+    multiply_by_scales(0);
     soften_one(scores, length);
+    multiply_by_scales(1);
     for (int64_t d = 0; d < d_kv; d += 4) {
         int64_t count = least(4, d_kv - d);
         Floats totals[4] = {};
@@ -187,13 +202,20 @@ struct OwnKeys {
     const Chunk &chunk;
     int64_t layer, head, row;
 
-    const Number *at(int64_t position) const { return (const Number *)targets.key(chunk, layer, head, row, position); }
+    const Number *at(int64_t position) const {
+        return (const Number *)targets.slot(chunk, layer, head, targets.place_of(chunk, row, position), position);
+    }
+
+    // Of 8-bit numbers: the scale of the key, and that of the value.
+    const float *scales(int64_t position) const {
+        return targets.scales(chunk, layer, head, targets.place_of(chunk, row, position), position);
+    }
 
     // Some keys and values will be needed soon, which lie too scattered for the processor to foresee it. Inline, since
     // GCC leaves out calls of a function that only prefetches.
     __attribute__((always_inline)) void fetch(int64_t first, int64_t end) const {
         for (int64_t next = first; next < least(end, chunk.start + chunk.count); next++)
-            for (int64_t byte = 0; byte < 2 * targets.width * targets.size; byte += 64)
+            for (int64_t byte = 0; byte < 2 * targets.width * (int64_t)sizeof(Number); byte += 64)
                 prefetch((const uint8_t *)at(next) + byte);
     }
 };
@@ -219,6 +241,8 @@ static void score_own(const float *query, const OwnKeys<Number> &keys, int64_t f
         __builtin_memcpy(scores + at, &four, sizeof four);
     }
     for (; at < end; at++) scores[at] = sum(products_of(query, keys.at(at), width));
+    if constexpr (IS_SCALED<Number>)
+        for (at = first; at < end; at++) scores[at] *= keys.scales(at)[0];
 }
 
 // result[d ...] += the weighted sum of VECTORS vectors of each value.
@@ -256,6 +280,8 @@ static void attend_own(const float *query, const Targets &targets, int64_t layer
     soften_one(scores, position + 1);
     for (int64_t d = 0; d < targets.width; d++) result[d] = 0;
     each_chunk([&](const OwnKeys<Number> &keys, int64_t first, int64_t end) {
+        if constexpr (IS_SCALED<Number>)
+            for (int64_t at = first; at < end; at++) scores[at] *= keys.scales(at)[1];
         int64_t d = 0;
         for (; d + 4 * WIDTH <= targets.width; d += 4 * WIDTH) weigh_own<4>(keys, first, end, scores, d, result);
         for (; d < targets.width; d += WIDTH) weigh_own<1>(keys, first, end, scores, d, result);

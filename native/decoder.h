@@ -51,9 +51,10 @@ struct Decoding {
             const Chunk *own = &chunk;
             while (own->start > position_of(token)) own--;
             Number *to = (Number *)targets.slot(*own, number, head, row_of(token), position_of(token));
-            for (int i = 1; i <= 2; i++, to += targets.width) {
-                gather(pass.space.wide[i] + at, lane, numbers);
-                for (int64_t d = 0; d < targets.width; d += WIDTH) store_as(to + d, load(numbers + d));
+            float *scales = targets.scales(*own, number, head, row_of(token), position_of(token));
+            for (int i = 0; i < 2; i++) {
+                gather(pass.space.wide[1 + i] + at, lane, numbers);
+                keep_block<1>(numbers, targets.width, to + i * targets.width, scales + i);
             }
         });
     }
@@ -83,7 +84,7 @@ struct Decoding {
 
     void attend_sources(const quintet_attention &cross, int64_t number) const {
         const Sources &sources = step.sources;
-        int64_t numbers = model.d_kv * LANES;
+        const int64_t stride = sources.panel_bytes() / (int64_t)sizeof(Number);
         pass.products({&cross.query}, pass.normalized(cross.norm, cross.query), {pass.space.wide[0]});
         share(pass.team, pass.panels * model.heads, [&](int64_t item) {
             int64_t panel = item / model.heads, head = item % model.heads;
@@ -93,8 +94,7 @@ struct Decoding {
                 gather(block, lane, query);
                 int64_t source = step.source_of_row[row_of(token)];
                 const Number *keys = (const Number *)sources.at(number, head, sources.first_panel[source]);
-                attend_source<Number>(query, keys, keys + numbers, 2 * numbers, sources.length[source], model.d_kv,
-                                      scores, result);
+                attend_source<Number>(query, keys, stride, sources.length[source], model.d_kv, scores, result);
                 for (int64_t d = 0; d < model.d_kv; d++) block[d * L + lane] = result[d];
             });
         });
@@ -176,8 +176,11 @@ template <int L>
 static void take_step(const Step &step, Team &team, int64_t member) {
     int64_t panels = (step.rows * step.n + L - 1) / L;
     Pass<L> pass{step.model, step.space, team, member, panels};
-    if (step.model.narrow) Decoding<L, Brain>{step, pass}.run();
-    else Decoding<L, float>{step, pass}.run();
+    switch (step.model.cache_type) {
+        case QUINTET_FLOAT32: return Decoding<L, float>{step, pass}.run();
+        case QUINTET_BFLOAT16: return Decoding<L, Brain>{step, pass}.run();
+        default: return Decoding<L, int8_t>{step, pass}.run();
+    }
 }
 
 static void take_any_step(const Step &step, Team &team, int64_t member) {

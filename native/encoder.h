@@ -99,9 +99,9 @@ static void encode(const Encoding &job, Team &team, int64_t member) {
 }
 
 // Keys and values of the sources in every layer.
-static void read_sources(const SourceReading &job, Team &team, int64_t member) {
+template <class Number>
+static void keep_sources(const SourceReading &job, Team &team, int64_t member) {
     constexpr int L = LANES;
-    Tiles tiles;
     const quintet_model &model = job.model;
     const Sources &sources = job.sources;
     Pass<L> pass{model, job.space, team, member, sources.panels};
@@ -122,15 +122,21 @@ static void read_sources(const SourceReading &job, Team &team, int64_t member) {
         pass.products({&cross.key, &cross.value}, x, {job.space.wide[0], job.space.wide[1]});
         share(team, sources.panels * model.heads, [&](int64_t item) {
             int64_t panel = item / model.heads, head = item % model.heads;
-            for (int which = 0; which < 2; which++) {
-                const float *from = job.space.wide[which] + (panel * model.heads + head) * numbers;
-                uint8_t *to = sources.at(number, head, panel) + which * numbers * sources.size;
-                for (int64_t at = 0; at < numbers; at += WIDTH) {
-                    if (model.narrow) store_brain((Brain *)to + at, load(from + at));
-                    else store((float *)to + at, load(from + at));
-                }
-            }
+            Number *to = (Number *)sources.at(number, head, panel);
+            float *scales = (float *)(to + 2 * numbers);
+            for (int which = 0; which < 2; which++)
+                keep_block<L>(job.space.wide[which] + (panel * model.heads + head) * numbers, model.d_kv,
+                              to + which * numbers, scales + which * L);
         });
+    }
+}
+
+static void read_sources(const SourceReading &job, Team &team, int64_t member) {
+    Tiles tiles;
+    switch (job.model.cache_type) {
+        case QUINTET_FLOAT32: return keep_sources<float>(job, team, member);
+        case QUINTET_BFLOAT16: return keep_sources<Brain>(job, team, member);
+        default: return keep_sources<int8_t>(job, team, member);
     }
 }
 

@@ -206,7 +206,7 @@ struct quintet_session {
     quintet_session(const quintet_model &model, const float *states, const int64_t *starts, int64_t count)
         : model(model), layout(starts, count) {
         if (model.d_kv > 256) throw std::invalid_argument("d_kv must be at most 256");
-        source_memory.reserve(model.decoder.count * layout.panels * 2 * inner() * LANES * number_size());
+        source_memory.reserve(model.decoder.count * model.heads * layout.panels * sources().panel_bytes());
         for (int64_t source = 0; source < count; source++) source_of_row.push_back(source);
         Space space = room.make(model, model.decoder, layout.panels, LANES, 0);
         run(network().read_sources,
@@ -215,11 +215,10 @@ struct quintet_session {
     }
 
     int64_t rows() const { return static_cast<int64_t>(source_of_row.size()); }
-    int64_t inner() const { return model.heads * model.d_kv; }
-    int64_t number_size() const { return model.narrow ? 2 : 4; }
+    CacheType kept() const { return {model.cache_type}; }
 
     Sources sources() const {
-        return {source_memory.bytes(),     layout.panels,       model.heads, model.d_kv, number_size(),
+        return {source_memory.bytes(),     layout.panels,       model.heads, model.d_kv, kept(),
                 layout.first_panel.data(), layout.length.data()};
     }
 
@@ -285,7 +284,7 @@ private:
         for (const Stored &chunk : chunks_)
             views.push_back({chunk.start, chunk.count, chunk.rows, chunk.data.bytes(),
                              const_cast<int32_t *>(chunk.place.data()), rows()});
-        Targets targets{views.data(), static_cast<int64_t>(views.size()), model.heads, width(), number_size()};
+        Targets targets{views.data(), static_cast<int64_t>(views.size()), model.heads, width(), kept()};
         int64_t few = model.narrow ? network().few_small : network().few;
         int64_t lanes = rows() * n <= few ? 1 : LANES;
         int64_t panels = (rows() * n + lanes - 1) / lanes;
@@ -299,8 +298,8 @@ private:
         for (int64_t position = length; position < length + n; position++) {
             if (chunks_.empty() || chunks_.back().count == Chunk::SPAN || chunks_.back().rows < rows()) {
                 Stored chunk{position, 0, rows(), {}, {}};
-                chunk.data.reserve(model.decoder.count * model.heads * rows() * Chunk::SPAN * 2 * width() *
-                                   number_size());
+                chunk.data.reserve(model.decoder.count * model.heads * rows() *
+                                   kept().bytes(Chunk::SPAN, width()));
                 chunks_.push_back(std::move(chunk));
             }
             chunks_.back().count++;

@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-#define QUINTET_VERSION 1
+#define QUINTET_VERSION 2
 
 #pragma GCC visibility push(default)
 
@@ -61,7 +61,8 @@ typedef struct {
     float head_scale;    /* of the decoder's states before the head: d_model ** -0.5 where it is the embedding */
     float epsilon;
     int64_t d_model, heads, d_kv;
-    int32_t narrow; /* keys and values are kept in bfloat16 */
+    int32_t narrow;     /* the encoder's keys and values are bfloat16 */
+    int32_t cache_type; /* the decoder's: float32, bfloat16, or int8 with a scale for each token and head */
 } quintet_model;
 
 typedef struct quintet_session quintet_session;

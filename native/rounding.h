@@ -137,11 +137,7 @@ static void round_to_bytes_by_panel(const float *panel, int64_t size, const Pack
 
 INLINE void round_row(const float *token, int64_t size, float factor, int8_t *bytes) {
     int64_t at = 0;
-    for (; at + WIDTH <= size; at += WIDTH) {
-        typedef int8_t Narrow __attribute__((vector_size(WIDTH)));
-        Narrow narrow = __builtin_convertvector(to_nearest(load(token + at) * factor), Narrow);
-        __builtin_memcpy(bytes + at, &narrow, sizeof narrow);
-    }
+    for (; at + WIDTH <= size; at += WIDTH) store_bytes(bytes + at, to_nearest(load(token + at) * factor));
     for (; at < size; at++) bytes[at] = (int8_t)__builtin_lrintf(token[at] * factor);
 }
 
@@ -211,6 +207,22 @@ static void round_block(const float *block, int64_t size, const Packed &x, int64
         else round_to_bytes(block, size, x, number);
     } else {
         round_to_bytes_by_panel(block, size, x, number);
+    }
+}
+
+// A block of keys or values, the same numbers in the same order, as they are kept; scales, of each token, only with
+// integers. A number of vectors.
+template <int L, class Number>
+INLINE void keep_block(const float *block, int64_t size, Number *to, float *scales) {
+    if constexpr (sizeof(Number) > 1) {
+        for (int64_t at = 0; at < size * L; at += WIDTH) store_as(to + at, load(block + at));
+    } else {
+        float factors[L];
+        int8_factors<L>(block, size, factors, scales);
+        for (int64_t at = 0; at < size * L; at += WIDTH) {
+            Floats factor = L == 1 ? splat(factors[0]) : load(factors + at % L);
+            store_bytes(to + at, to_nearest(load(block + at) * factor));
+        }
     }
 }
 

@@ -7,7 +7,18 @@
 
 namespace quintet {
 
-// Keys and values of up to SPAN positions of all rows: (layers, heads, rows, SPAN, key and value, width).
+// How keys and values are kept. In 8 bits they are integers, and have a scale for each token of a head.
+struct CacheType {
+    int32_t type;
+
+    int64_t size() const { return type == QUINTET_FLOAT32 ? 4 : type == QUINTET_BFLOAT16 ? 2 : 1; }
+    int64_t scale_size() const { return type == QUINTET_INT8 ? 4 : 0; }
+    // Bytes of keys and values of some tokens of a head, with the scales of both behind them.
+    int64_t bytes(int64_t tokens, int64_t numbers) const { return 2 * tokens * (numbers * size() + scale_size()); }
+};
+
+// Keys and values of up to SPAN positions of all rows: (layers, heads, rows, SPAN, key and value, width); in 8 bits
+// each row's are followed by (SPAN, scale of key and value).
 struct Chunk {
     static constexpr int64_t SPAN = 64;
     int64_t start, count, rows;
@@ -20,32 +31,46 @@ struct Targets {
     Chunk *chunk;
     int64_t chunks;
     int64_t heads, width;  // width: d_kv rounded up to 16, filled up with zeros
-    int64_t size;          // bytes of a number
+    CacheType kept;
 
-    __attribute__((always_inline)) uint8_t *slot(const Chunk &chunk, int64_t layer, int64_t head, int64_t place,
-                                                 int64_t position) const {
-        int64_t index = ((layer * heads + head) * chunk.rows + place) * Chunk::SPAN + position - chunk.start;
-        return chunk.data + index * 2 * width * size;
+    // What a row's place has of a head.
+    __attribute__((always_inline)) uint8_t *run(const Chunk &chunk, int64_t layer, int64_t head, int64_t place) const {
+        return chunk.data + ((layer * heads + head) * chunk.rows + place) * kept.bytes(Chunk::SPAN, width);
     }
 
-    // The key, with the value behind it, of a row's token.
-    __attribute__((always_inline)) const uint8_t *key(const Chunk &chunk, int64_t layer, int64_t head, int64_t row,
-                                                      int64_t position) const {
-        return slot(chunk, layer, head, chunk.place[(position - chunk.start) * chunk.places + row], position);
+    // A key, with the value behind it.
+    __attribute__((always_inline)) uint8_t *slot(const Chunk &chunk, int64_t layer, int64_t head, int64_t place,
+                                                 int64_t position) const {
+        return run(chunk, layer, head, place) + (position - chunk.start) * 2 * width * kept.size();
+    }
+
+    // The scale of an 8-bit key, with that of the value behind it.
+    __attribute__((always_inline)) float *scales(const Chunk &chunk, int64_t layer, int64_t head, int64_t place,
+                                                 int64_t position) const {
+        uint8_t *all = run(chunk, layer, head, place) + Chunk::SPAN * 2 * width * kept.size();
+        return (float *)all + 2 * (position - chunk.start);
+    }
+
+    // Where the token of a row is kept.
+    __attribute__((always_inline)) int64_t place_of(const Chunk &chunk, int64_t row, int64_t position) const {
+        return chunk.place[(position - chunk.start) * chunk.places + row];
     }
 };
 
 // Keys and values of sources in all layers: (layers, heads, panels, key and value, d_kv, 16). A source begins a panel.
+// In 8 bits each panel's are followed by the scales (key and value, 16).
 struct Sources {
     uint8_t *data;
     int64_t panels, heads, d_kv;
-    int64_t size;                // bytes of a number
+    CacheType kept;
     const int64_t *first_panel;  // of each source
     const int64_t *length;
 
+    int64_t panel_bytes() const { return kept.bytes(16, d_kv); }
+
     // A head's keys in a panel, with its values behind them.
     __attribute__((always_inline)) uint8_t *at(int64_t layer, int64_t head, int64_t panel) const {
-        return data + ((layer * heads + head) * panels + panel) * 2 * d_kv * 16 * size;
+        return data + ((layer * heads + head) * panels + panel) * panel_bytes();
     }
 };
 

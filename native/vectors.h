@@ -55,6 +55,17 @@ INLINE Floats load(const Brain *from) {
 #endif
 }
 
+INLINE Floats load(const int8_t *from) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#elif defined(__AVX2__)
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+#else
+    typedef int8_t Narrow __attribute__((vector_size(WIDTH)));
+    return __builtin_convertvector(load_as<Narrow>(from), Floats);
+#endif
+}
+
 INLINE void store(void *to, Floats value) { __builtin_memcpy(to, &value, sizeof value); }
 INLINE void store(void *to, Words value) { __builtin_memcpy(to, &value, sizeof value); }
 
@@ -108,6 +119,12 @@ INLINE Brain to_brain(float value) {
 
 // To the nearest integer, of numbers below 2^22: at 1.5 * 2^23 a float's last digit counts ones.
 INLINE Ints to_nearest(Floats value) { return (Ints)(value + 12582912.f) - 0x4b400000; }
+
+INLINE void store_bytes(int8_t *to, Ints value) {
+    typedef int8_t Narrow __attribute__((vector_size(WIDTH)));
+    Narrow narrow = __builtin_convertvector(value, Narrow);
+    __builtin_memcpy(to, &narrow, sizeof narrow);
+}
 
 typedef float FourFloats __attribute__((vector_size(16)));
 typedef int32_t FourInts __attribute__((vector_size(16)));

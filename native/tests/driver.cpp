@@ -175,6 +175,7 @@ struct Network {
         model.heads = heads;
         model.d_kv = d_kv;
         model.narrow = type != QUINTET_FLOAT32;
+        model.cache_type = plain;
     }
 };
 
@@ -231,13 +232,17 @@ void try_networks() {
     for (int32_t type : {QUINTET_FLOAT32, QUINTET_BFLOAT16, QUINTET_INT8, QUINTET_INT4})
         for (bool is_gated : {false, true}) {
             const bool odd = type != QUINTET_INT4;
-            const Network network(type, odd ? 33 : 40, odd ? 3 : 2, odd ? 5 : 8, odd ? 51 : 56, is_gated);
-            Floats expected;
-            for (const std::string &name : instruction_sets()) {
-                check(quintet_set_instruction_set(name.c_str()), "set");
-                const Floats found = go_through(network);
-                if (expected.empty()) expected = found;
-                require(difference(found, expected) < (type == QUINTET_FLOAT32 ? 1e-3f : 0.5f), name + " differs");
+            Network network(type, odd ? 33 : 40, odd ? 3 : 2, odd ? 5 : 8, odd ? 51 : 56, is_gated);
+            for (int32_t cache_type : {QUINTET_FLOAT32, QUINTET_BFLOAT16, QUINTET_INT8}) {
+                network.model.cache_type = cache_type;
+                const bool is_exact = type == QUINTET_FLOAT32 && cache_type == QUINTET_FLOAT32;
+                Floats expected;
+                for (const std::string &name : instruction_sets()) {
+                    check(quintet_set_instruction_set(name.c_str()), "set");
+                    const Floats found = go_through(network);
+                    if (expected.empty()) expected = found;
+                    require(difference(found, expected) < (is_exact ? 1e-3f : 0.5f), name + " differs");
+                }
             }
         }
 }

@@ -4,7 +4,7 @@ It knows no model: a `Plan` is built from a configuration and named tensors.
 """
 
 from quintet.engine.library import Library, load_library
-from quintet.engine.plan import Plan, Unsupported
+from quintet.engine.plan import CACHE_DTYPES, Plan, Unsupported
 from quintet.engine.session import NativeSession, encode
 
-__all__ = ["Library", "NativeSession", "Plan", "Unsupported", "encode", "load_library"]
+__all__ = ["CACHE_DTYPES", "Library", "NativeSession", "Plan", "Unsupported", "encode", "load_library"]

@@ -67,6 +67,7 @@ class Model(ctypes.Structure):
         ("heads", c_int64),
         ("d_kv", c_int64),
         ("narrow", c_int32),
+        ("cache_type", c_int32),
     ]
 
 

@@ -13,6 +13,7 @@ from quintet.engine.library import Attention, FeedForward, Layer, Matrix, Model,
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
 FLOATS = (torch.float32, torch.bfloat16)
+CACHE_DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 ACTIVATIONS = {"relu": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu": 2, "silu": 3, "swish": 3}
 LARGEST_D_KV = 256
 
@@ -29,10 +30,16 @@ class Plan:
     """
 
     def __init__(
-        self, config: T5Config, tensors: Mapping[str, torch.Tensor], biases: Mapping[str, Sequence[torch.Tensor]]
+        self,
+        config: T5Config,
+        tensors: Mapping[str, torch.Tensor],
+        biases: Mapping[str, Sequence[torch.Tensor]],
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         """`tensors` under their names in checkpoints; `biases` of "encoder" and "decoder": one (heads, 2 * reach + 1)
-        in float32 for each layer. A stack whose norm is not among the tensors is left out.
+        in float32 for each layer. A stack whose norm is not among the tensors is left out. `cache_dtype`, one of
+        `CACHE_DTYPES`, is what the decoder's keys and values are kept as; None: float32 where weights are, else
+        bfloat16.
 
         Raises Unsupported for what the engine does not compute.
         """
@@ -57,6 +64,7 @@ class Plan:
             self.model.head = self._matrix("lm_head")
         own = self._matrix("encoder.block.0.layer.0.SelfAttention.q")
         self.model.narrow = own.type != TYPES[torch.float32]
+        self.model.cache_type = TYPES[cache_dtype or (torch.bfloat16 if self.model.narrow else torch.float32)]
 
     def _stack(self, name: str, layers: int, biases: Sequence[torch.Tensor]) -> Stack:
         is_decoder = name == "decoder"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from quintet.engine import Library, Plan, Unsupported, load_library
+from quintet.engine import CACHE_DTYPES, Library, Plan, Unsupported, load_library
 from quintet.model.init import Embedding, Linear
 from quintet.model.layers import RMSNorm
 from quintet.model.position import relative_position_bucket
@@ -27,6 +27,15 @@ def check_engine(engine: str) -> str:
     if engine not in ENGINES:
         raise ValueError(f"engine must be {' or '.join(map(repr, ENGINES))}, got {engine!r}")
     return engine
+
+
+def check_cache_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype itself, or that of the name; ValueError for one that keys and values cannot be kept as."""
+    names = {str(allowed).removeprefix("torch."): allowed for allowed in CACHE_DTYPES}
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in names:
+        raise ValueError(f"cache_dtype must be one of {', '.join(names)}, or None, got {dtype!r}")
+    return names.get(name)
 
 
 def is_traced() -> bool:
@@ -57,7 +66,7 @@ def native_plan(model: T5PreTrainedModel) -> tuple[Library, Plan]:
     stacks = {"encoder": model.get_encoder(), "decoder": getattr(model, "decoder", None)}
     with torch.no_grad():
         biases = {name: _biases(stack) for name, stack in stacks.items() if stack is not None}
-    return library, Plan(model.config, tensors, biases)
+    return library, Plan(model.config, tensors, biases, model.cache_dtype)
 
 
 def _check_surroundings(model: T5PreTrainedModel) -> None:

@@ -16,7 +16,7 @@ from quintet.generation.config import GenerationConfig
 from quintet.model import embeddings, loading, restoring
 from quintet.model.attention import choose_backend
 from quintet.model.init import initialize
-from quintet.model.plans import check_engine
+from quintet.model.plans import check_cache_dtype, check_engine
 from quintet.model.stack import T5Stack
 from quintet.quantize import Quantization, QuantizedEmbedding, QuantizedLayer, as_quantization
 
@@ -37,6 +37,7 @@ class T5PreTrainedModel(nn.Module):
 
     generation_config: GenerationConfig | None = None
     _engine: str = "auto"
+    _cache_dtype: torch.dtype | None = None
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ class T5PreTrainedModel(nn.Module):
         gguf_file: str | None = None,
         quantization_config: Quantization | Mapping[str, Any] | str | None = None,
         engine: str = "auto",
+        cache_dtype: torch.dtype | str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Load a model from a folder, a hub repository or a GGUF file, or the one in the package, "quintet-mini".
@@ -99,6 +101,10 @@ class T5PreTrainedModel(nn.Module):
         or bfloat16, with rounded weights or without. "eager" always computes with the network's own layers; it can be
         changed later, `model.engine = "eager"`.
 
+        cache_dtype is what the native engine keeps a decoder's keys and values as: float32, bfloat16 or int8, which
+        takes the least memory and is read fastest. None: float32 where weights are, else bfloat16. The network's own
+        layers keep them in the dtype that they compute in.
+
         Weights are memory-mapped: a load that changes no dtype reads only what is used. Raises OSError for files that
         are missing or damaged, ValueError for a wrong option or configuration, TypeError for an unknown keyword, and
         RuntimeError for sizes that do not fit unless `ignore_mismatched_sizes`.
@@ -113,8 +119,9 @@ class T5PreTrainedModel(nn.Module):
             quantization=as_quantization(quantization_config),
         )
         check_engine(engine)
+        cache_dtype = check_cache_dtype(cache_dtype)
         model, report = loading.load(cls, pretrained_model_name_or_path, config, request, kwargs)
-        model.engine = engine
+        model.engine, model.cache_dtype = engine, cache_dtype
         return (model, report.to_dict()) if output_loading_info else model
 
     def save_pretrained(
@@ -267,6 +274,18 @@ class T5PreTrainedModel(nn.Module):
         for module in self.modules():
             if isinstance(module, T5PreTrainedModel):
                 module._engine = name
+
+    @property
+    def cache_dtype(self) -> torch.dtype | None:
+        """What the native engine keeps a decoder's keys and values as; None: float32 where weights are, else bfloat16.
+
+        To be set: float32, bfloat16 or int8, or their names; ValueError for another.
+        """
+        return self._cache_dtype
+
+    @cache_dtype.setter
+    def cache_dtype(self, dtype: torch.dtype | str | None) -> None:
+        self._cache_dtype = check_cache_dtype(dtype)
 
     @property
     def dtype(self) -> torch.dtype:
