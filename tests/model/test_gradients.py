@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from quintet.model.layers import RMSNorm
+from quintet.model.norm import RMSNorm
 
 from .reference import HEADS, VARIANTS, WITH_DECODER, Pair, assert_same, make_batch, make_labels, make_pair
 
@@ -107,6 +107,27 @@ def test_a_norms_gradient_and_its_gradient(dtype: torch.dtype) -> None:
     torch.testing.assert_close(norm(hidden), defined)
     for ours, wanted in zip(derivatives(norm(hidden)), derivatives(defined), strict=True):
         assert (ours - wanted).norm() < (1e-5 if dtype == torch.float32 else 0.02) * wanted.norm()
+
+
+@pytest.mark.parametrize("has_zeros", [False, True])
+def test_gradients_of_a_norm_whose_result_is_cast(has_zeros: bool) -> None:
+    """Under autocast they are made from the rounded result, unless a weight of 0 has left nothing of it there."""
+    generator = torch.Generator().manual_seed(6)
+    hidden, weighting = (torch.randn(3, 4, 64, generator=generator) for _ in range(2))
+    norm = RMSNorm(64, 1e-6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(64, generator=generator))
+        if has_zeros:
+            norm.weight[::3] = 0
+    hidden.requires_grad_()
+    defined = norm.weight * hidden / (hidden.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    result = norm(hidden, torch.bfloat16)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, defined.bfloat16())
+    given = (hidden, norm.weight)
+    found = torch.autograd.grad((result.float() * weighting).sum(), given)
+    for ours, wanted in zip(found, torch.autograd.grad((defined * weighting).sum(), given), strict=True):
+        assert (ours - wanted).norm() < 0.005 * wanted.norm()
 
 
 class Dropouts(TorchFunctionMode):

@@ -225,6 +225,28 @@ def test_under_autocast_gradients_are_as_exact_as_the_references(variant: str) -
     assert 0 < error < 1.2 * allowed < 0.1 * exact.norm()
 
 
+def test_under_autocast_nothing_is_kept_twice() -> None:
+    """For the backward pass: no weights in bfloat16, and of the states that are normalised only the two last."""
+    model = make_pair("ForConditionalGeneration", "t5", "sdpa").ours
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        text_to_text_loss(model, training_batch())
+    shapes = {parameter.shape for parameter in model.parameters() if parameter.dim() == 2}
+    assert not [tensor.shape for tensor in kept.values() if tensor.dtype == torch.bfloat16 and tensor.shape in shapes]
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    states = [
+        tensor
+        for storage, tensor in kept.items()
+        if tensor.dtype == torch.float32 and tensor.shape[-1] == model.config.d_model and storage not in own
+    ]
+    assert len(states) == 2
+
+
 def test_a_shared_tables_gradient_is_one_table() -> None:
     """Not one each for source, target and projection, to be added up."""
     model = make_pair("ForConditionalGeneration", "t5", "sdpa").ours

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from quintet.config import T5Config
+from quintet.model.autocast import CastProduct, is_cast_for_training, product_dtype
 
 FEW_ROWS = 64  # up to here a CPU multiplies faster with the weights on the left
 
@@ -23,6 +24,8 @@ class Linear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
+        if self.bias is None and is_cast_for_training(input):
+            return CastProduct.apply(input, self.weight, product_dtype(input))
         if not self._suits_few_rows(input):
             return super().forward(input)
         rows = input.reshape(-1, self.in_features)

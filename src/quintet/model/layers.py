@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from quintet.config import T5Config
 from quintet.model.activations import ACTIVATIONS
 from quintet.model.attention import AttentionBias, attend
+from quintet.model.autocast import autocast_dtype, for_products, in_autocast
 from quintet.model.init import Embedding, Linear
+from quintet.model.norm import RMSNorm
 from quintet.model.sharing import SourceSharing
 
 
@@ -56,57 +57,6 @@ class AttentionInputs:
         return replace(self, bias=bias, head_mask=move(self.head_mask), memory=move(self.memory))
 
 
-class _Normalised(torch.autograd.Function):
-    """What `RMSNorm` computes, for training: of its steps, only the input is kept for the backward pass."""
-
-    @staticmethod
-    def forward(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """(..., size) to the same."""
-        states = hidden.float()
-        return weight * (states * _inverse_root(states, eps)).to(weight.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, float], output: torch.Tensor) -> None:
-        """Keep the input and the weight."""
-        hidden, weight, ctx.eps = inputs
-        ctx.save_for_backward(hidden, weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """With n = x / rms(x): the gradient of n, less its part along n, over rms(x)."""
-        hidden, weight = ctx.saved_tensors
-        states, scale, of_output = hidden.float(), weight.float(), gradient.float()
-        inverse = _inverse_root(states, ctx.eps)
-        products = of_output * states
-        of_weight = products.flatten(0, -2).t().mv(inverse.flatten())
-        along = (products * scale).mean(dim=-1, keepdim=True) * inverse**3
-        of_hidden = (of_output * scale).mul_(inverse).addcmul_(states, along, value=-1)
-        return of_hidden.to(hidden.dtype), of_weight.to(weight.dtype), None
-
-
-def _inverse_root(states: torch.Tensor, eps: float) -> torch.Tensor:
-    """One over the root mean square of the last dimension, (..., 1)."""
-    norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-    return (norm.square() / states.shape[-1] + eps).rsqrt()
-
-
-class RMSNorm(nn.Module):
-    """Divides by the root mean square of the last dimension, and scales (Zhang and Sennrich 2019): no mean, no bias."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.variance_epsilon = eps
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Normalised in float32 and cast to the weight's dtype before it is scaled."""
-        # A compiler fuses the steps itself.
-        if torch.is_grad_enabled() and hidden.device.type == "cpu" and not torch.compiler.is_compiling():
-            return _Normalised.apply(hidden, self.weight, self.variance_epsilon)
-        normalised = F.rms_norm(hidden.float(), self.weight.shape, eps=self.variance_epsilon)
-        return self.weight * normalised.to(self.weight.dtype)
-
-
 class FeedForward(nn.Module):
     """wo(dropout(act(wi(x)))), or with a gate (Shazeer 2020): wo(dropout(act(wi_0(x)) * wi_1(x)))."""
 
@@ -127,7 +77,7 @@ class FeedForward(nn.Module):
         inner = self.act(self.wi_0(hidden)) * self.wi_1(hidden) if self.is_gated else self.act(self.wi(hidden))
         inner = self.dropout(inner)
         # float16 models keep wo in float32: its input overflows. Quantized weights take any input; autocast chooses.
-        if self.wo.weight.is_floating_point() and not _in_autocast(inner):
+        if self.wo.weight.is_floating_point() and not in_autocast(inner):
             inner = inner.to(self.wo.weight.dtype)
         return self.wo(inner)
 
@@ -151,7 +101,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, queries, d_model) to the same; and the weights (batch, heads, queries, keys) if asked for."""
-        hidden = _for_products(hidden)
+        hidden = for_products(hidden)
         key, value = self._keys_values(hidden, inputs)
         query = self._split_heads(self.q(hidden))
         sharing = inputs.sharing
@@ -174,7 +124,7 @@ class Attention(nn.Module):
         recalled = inputs.store.recall() if inputs.store is not None else None
         if recalled is not None:
             return recalled
-        states = hidden if inputs.memory is None else _for_products(inputs.memory)
+        states = hidden if inputs.memory is None else for_products(inputs.memory)
         key, value = self._split_heads(self.k(states)), self._split_heads(self.v(states))
         return (key, value) if inputs.store is None else inputs.store.extend(key, value)
 
@@ -211,22 +161,6 @@ class Attention(nn.Module):
         self.n_heads, self.pruned_heads = total - len(pruned), pruned
 
 
-def _for_products(states: torch.Tensor) -> torch.Tensor:
-    """States in autocast's type, if that is on: cast once for all the products that read them."""
-    return states if states.dtype == torch.float64 else states.to(product_dtype(states))  # float64 autocast leaves
-
-
-def product_dtype(states: torch.Tensor) -> torch.dtype:
-    """What products of these states are computed in: autocast's type, if that is on, else their own."""
-    return torch.get_autocast_dtype(states.device.type) if _in_autocast(states) else states.dtype
-
-
-def _in_autocast(states: torch.Tensor) -> bool:
-    """Whether autocast chooses the types of products on the states' device; it knows nothing of "meta"."""
-    device = states.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
 def _keep(linear: nn.Linear, indices: list[int], dim: int) -> None:
     """Reduce a linear layer to some of its outputs (dim 0) or inputs (dim 1)."""
     if not isinstance(linear, nn.Linear):
@@ -248,7 +182,7 @@ class SelfAttentionLayer(nn.Module):
 
     def forward(self, hidden: torch.Tensor, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The new states, and the attention weights if asked for."""
-        attended, weights = self.SelfAttention(self.layer_norm(hidden), inputs)
+        attended, weights = self.SelfAttention(self.layer_norm(hidden, autocast_dtype(hidden)), inputs)
         return hidden + self.dropout(attended), weights
 
 
@@ -263,7 +197,7 @@ class CrossAttentionLayer(nn.Module):
 
     def forward(self, hidden: torch.Tensor, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The new states, and the attention weights if asked for."""
-        attended, weights = self.EncDecAttention(self.layer_norm(hidden), inputs)
+        attended, weights = self.EncDecAttention(self.layer_norm(hidden, autocast_dtype(hidden)), inputs)
         return hidden + self.dropout(attended), weights
 
 
@@ -278,7 +212,8 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """The new states."""
-        return hidden + self.dropout(self.DenseReluDense(self.layer_norm(hidden)))
+        inner = self.DenseReluDense(self.layer_norm(hidden, autocast_dtype(hidden)))
+        return hidden + self.dropout(inner)
 
 
 class Block(nn.Module):

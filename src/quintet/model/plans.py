@@ -9,7 +9,7 @@ from torch import nn
 
 from quintet.engine import CACHE_DTYPES, Library, Plan, Unsupported, load_library
 from quintet.model.init import Embedding, Linear
-from quintet.model.layers import RMSNorm
+from quintet.model.norm import RMSNorm
 from quintet.model.position import relative_position_bucket
 from quintet.model.stack import T5Stack
 from quintet.quantize import QuantizedEmbedding, QuantizedLinear

@@ -20,8 +20,9 @@ from quintet.model import checks, memory
 from quintet.model.attention import AttentionBias, choose_backend
 from quintet.model.cache import DynamicCache, EncoderDecoderCache
 from quintet.model.embeddings import Table
-from quintet.model.layers import AttentionInputs, Block, RMSNorm
+from quintet.model.layers import AttentionInputs, Block
 from quintet.model.masks import causal_mask, padding_mask
+from quintet.model.norm import RMSNorm
 from quintet.model.position import PositionBias, bucket_grid
 from quintet.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from quintet.model import checks
+from quintet.model.autocast import product_dtype
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.model.init import Embedding
-from quintet.model.layers import product_dtype
 from quintet.quantize import QuantizedLinear
 
-SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, half as much where products are in half precision
+SCORES_AT_ONCE = 2**22  # numbers; 16 MB in float32, half as much where products are in half precision
 SCORES_IN_CACHE = 2**19  # numbers whose losses are computed together: 2 MB in float32
 ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
 IGNORED = -100

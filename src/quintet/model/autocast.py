@@ -1,0 +1,67 @@
+"""Products under autocast: which type they are computed in, and what of them is kept for the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+def in_autocast(states: torch.Tensor) -> bool:
+    """Whether autocast chooses the types of products on the states' device; it knows nothing of "meta"."""
+    device = states.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def autocast_dtype(states: torch.Tensor) -> torch.dtype | None:
+    """What autocast would cast these states to for a product; None where it is off, or leaves them alone (float64)."""
+    if not in_autocast(states) or states.dtype == torch.float64:
+        return None
+    return torch.get_autocast_dtype(states.device.type)
+
+
+def product_dtype(states: torch.Tensor) -> torch.dtype:
+    """What products of these states are computed in: autocast's type, if that is on, else their own."""
+    return autocast_dtype(states) or states.dtype
+
+
+def for_products(states: torch.Tensor) -> torch.Tensor:
+    """States in autocast's type, if that is on: cast once for all the products that read them."""
+    return states.to(product_dtype(states))
+
+
+def is_cast_for_training(states: torch.Tensor) -> bool:
+    """Whether autocast is on for a product that may be differentiated, on a CPU."""
+    if not torch.is_grad_enabled() or states.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return autocast_dtype(states) is not None
+
+
+class CastProduct(torch.autograd.Function):
+    """states (..., inputs) times weight (outputs, inputs), in another type than the weight's.
+
+    The weight is cast once more for the backward pass. Autocast keeps what it cast until then: all of a network's
+    weights a second time, 90 of T5-small's 430 MB for a batch of 64 sentences.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(..., outputs) in `dtype`."""
+        ctx.dtype, ctx.states_dtype = dtype, states.dtype
+        states = states.to(dtype)
+        ctx.save_for_backward(states, weight)
+        with torch.autocast(states.device.type, enabled=False):
+            return F.linear(states, weight.to(dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        """As autocast has them: in `dtype` first, then in the type of what they belong to."""
+        states, weight = ctx.saved_tensors
+        of_states = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_states = (gradient @ weight.to(ctx.dtype)).to(ctx.states_dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = (gradient.flatten(0, -2).t() @ states.flatten(0, -2)).to(weight.dtype)
+        return of_states, of_weight, None
