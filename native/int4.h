@@ -17,6 +17,9 @@ INLINE int64_t group_size(const quintet_matrix &w) { return w.group == 0 ? w.inp
 INLINE Floats load_first(const float *from, int count) {
 #if defined(__AVX512F__)
     return (Floats)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#elif defined(__AVX2__)
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (Floats)_mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
 #else
     Floats value{};
     for (int i = 0; i < count; i++) value[i] = from[i];
@@ -24,16 +27,27 @@ INLINE Floats load_first(const float *from, int count) {
 #endif
 }
 
+// Adds products of weights' lower and upper halves. AVX2's sums of four of them are far from saturating.
+INLINE Ints add_halves(Ints sum, Words low, Words even, Words high, Words odd) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16((__m256i)low, (__m256i)even),
+                                     _mm256_maddubs_epi16((__m256i)high, (__m256i)odd));
+    return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    return add_bytes(add_bytes(sum, low, even), high, odd);
+#endif
+}
+
 // A vector of weights' bytes holds 2 * BYTES inputs: part of a group, or several groups.
 template <int ROWS, int TOKENS>
-INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, const Packed &x, int64_t token, float *out,
-                            const Target &to) {
+INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, int64_t apart, const Packed &x, int64_t token,
+                            float *out, const Target &to) {
     constexpr int64_t INPUTS = 2 * BYTES;
     Floats results[ROWS][TOKENS] = {};
     const int64_t bytes = row_bytes(w), group = group_size(w), groups = w.inputs / group;
     const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
     const uint8_t *tokens = x.data + token * x.stride;
-    const int64_t ahead = bytes_ahead(ROWS * bytes);
+    const int64_t distance = apart * bytes;
     const int lanes = group < INPUTS ? (int)(group / 8) : WIDTH;  // of one group
     Ints scale_of_lane;
     for (int lane = 0; lane < WIDTH; lane++) scale_of_lane[lane] = lane / lanes;
@@ -50,15 +64,15 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, const Packed &
         int present = (int)least(WIDTH / lanes, groups - first);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
-            prefetch(weights + r * bytes + at + ahead);
-            Words pairs = load_part(weights + r * bytes + at, size);
+            prefetch(weights + r * distance + at + AHEAD_OF_TOKENS);
+            Words pairs = load_part(weights + r * distance + at, size);
             Words low = pairs & LOWER_HALVES, high = pairs >> 4 & LOWER_HALVES;
-            const float *scales = w.scale + (row + r) * groups + first;
+            const float *scales = w.scale + (row + r * apart) * groups + first;
             Floats scale =
                 lanes == WIDTH ? splat(*scales) : __builtin_shuffle(load_first(scales, present), scale_of_lane);
 #pragma GCC unroll 8
             for (int t = 0; t < TOKENS; t++)
-                results[r][t] += to_floats(add_bytes(add_bytes(total[t], low, even[t]), high, odd[t])) * scale;
+                results[r][t] += to_floats(add_halves(total[t], low, even[t], high, odd[t])) * scale;
         }
     };
     int64_t at = 0;
@@ -69,7 +83,7 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, const Packed &
     if (at < bytes) step(at, bytes - at);
     for (int t = 0; t < TOKENS; t++)
         for (int r = 0; r < ROWS; r++) {
-            float *place = out + t * to.stride + r, result = sum(results[r][t]) * x.scale[token + t];
+            float *place = out + t * to.stride + r * apart, result = sum(results[r][t]) * x.scale[token + t];
             *place = to.adds ? *place + result : result;
         }
 }

@@ -47,7 +47,7 @@ const Network &NAMED(QUINTET_ISA)() {
     // Measured where both kinds of kernels take the same time.
 #if defined(__AMX_TILE__)
     constexpr int64_t few = 12, few_small = 5;
-#elif defined(__AVX512F__)
+#elif defined(__AVX2__)  // and with AVX-512
     constexpr int64_t few = 12, few_small = 8;
 #else
     constexpr int64_t few = 8, few_small = 8;

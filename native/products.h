@@ -37,39 +37,78 @@ struct Shape<Int4Math, 1> {
     static constexpr int rows(int) { return 4; }
 };
 
-template <class Math, int L, int ROWS, int COUNT>
-INLINE void kernel(const quintet_matrix &w, int64_t row, const Packed &x, int64_t panel, float *out, const Target &to) {
-    if constexpr (__is_same(Math, Int4Math)) token_tile_int4<ROWS, COUNT>(w, row, x, panel, out, to);
-    else if constexpr (L == 1) token_tile<Math, ROWS, COUNT>(w, row, x, panel, out, to);
-    else panel_tile<Math, ROWS, COUNT>(w, row, x, panel, out, to);
-}
+// -- few tokens -----------------------------------------------------------------------------------------------------
 
-template <class Math, int L, int COUNT>
-static void rows_by_count(int64_t count, const quintet_matrix &w, int64_t first, int64_t end, const Packed &x,
-                          int64_t panel, float *out, const Target &to) {
+// Rows `row`, `row + apart`, ... of weights, ROWS of them, for `count` tokens.
+template <class Math, int ROWS, int COUNT>
+static void token_rows(int64_t count, const quintet_matrix &w, int64_t row, int64_t apart, const Packed &x,
+                       int64_t token, float *out, const Target &to) {
     if constexpr (COUNT > 1)
-        if (count < COUNT) return rows_by_count<Math, L, COUNT - 1>(count, w, first, end, x, panel, out, to);
-    constexpr int ROWS = Shape<Math, L>::rows(COUNT);
-    int64_t row = first;
-    for (; row + ROWS <= end; row += ROWS) kernel<Math, L, ROWS, COUNT>(w, row, x, panel, out + (row - first) * L, to);
-    for (; row < end; row++) kernel<Math, L, 1, COUNT>(w, row, x, panel, out + (row - first) * L, to);
+        if (count < COUNT) return token_rows<Math, ROWS, COUNT - 1>(count, w, row, apart, x, token, out, to);
+    if constexpr (__is_same(Math, Int4Math)) token_tile_int4<ROWS, COUNT>(w, row, apart, x, token, out, to);
+    else token_tile<Math, ROWS, COUNT>(w, row, apart, x, token, out, to);
 }
 
-// Few weight rows at a time meet all the tokens, so that these rows are read from memory once.
-template <class Math, int L>
-static void all_rows(const quintet_matrix &w, int64_t first, int64_t end, const Packed &x, int64_t panel,
-                     int64_t panels, const Target &to) {
-    constexpr int AT_ONCE = Shape<Math, L>::COUNT;
-    constexpr int BAND = L == 1 ? 4 : 48;
+// Four rows at a time meet all the tokens. They are far apart, and the next four are the next of each: four streams of
+// weights, each long enough for the processor to foresee how it goes on.
+template <class Math>
+static void all_rows_of_tokens(const quintet_matrix &w, int64_t first, int64_t end, const Packed &x, int64_t token,
+                               int64_t tokens, const Target &to) {
+    constexpr int AT_ONCE = Shape<Math, 1>::COUNT;
+    const int64_t apart = (end - first) / 4;
+    auto each_group = [&](auto work) {
+        for (int64_t t = 0; t < tokens;) {
+            int64_t left = tokens - t, groups = (left + AT_ONCE - 1) / AT_ONCE, count = (left + groups - 1) / groups;
+            work(count, token + t);
+            t += count;
+        }
+    };
+    for (int64_t row = first; row < first + apart; row++)
+        each_group([&](int64_t count, int64_t t) {
+            token_rows<Math, 4, AT_ONCE>(count, w, row, apart, x, t, to.out + t * to.stride + row - first, to);
+        });
+    for (int64_t row = first + 4 * apart; row < end; row++)
+        each_group([&](int64_t count, int64_t t) {
+            token_rows<Math, 1, AT_ONCE>(count, w, row, 0, x, t, to.out + t * to.stride + row - first, to);
+        });
+}
+
+// -- many tokens ----------------------------------------------------------------------------------------------------
+
+template <class Math, int COUNT>
+static void panel_rows(int64_t count, const quintet_matrix &w, int64_t first, int64_t end, const Packed &x,
+                       int64_t panel, float *out, const Target &to) {
+    if constexpr (COUNT > 1)
+        if (count < COUNT) return panel_rows<Math, COUNT - 1>(count, w, first, end, x, panel, out, to);
+    constexpr int ROWS = Shape<Math, LANES>::rows(COUNT);
+    int64_t row = first;
+    for (; row + ROWS <= end; row += ROWS)
+        panel_tile<Math, ROWS, COUNT>(w, row, x, panel, out + (row - first) * LANES, to);
+    for (; row < end; row++) panel_tile<Math, 1, COUNT>(w, row, x, panel, out + (row - first) * LANES, to);
+}
+
+// Few weight rows at a time meet all the panels, so that these rows are read from memory once.
+template <class Math>
+static void all_rows_of_panels(const quintet_matrix &w, int64_t first, int64_t end, const Packed &x, int64_t panel,
+                               int64_t panels, const Target &to) {
+    constexpr int AT_ONCE = Shape<Math, LANES>::COUNT;
+    constexpr int BAND = 48;
     for (int64_t row = first; row < end; row += BAND) {
         int64_t stop = least(row + BAND, end);
         for (int64_t p = 0; p < panels;) {
             int64_t left = panels - p, groups = (left + AT_ONCE - 1) / AT_ONCE, count = (left + groups - 1) / groups;
-            float *out = to.out + (panel + p) * to.stride + (row - first) * L;
-            rows_by_count<Math, L, AT_ONCE>(count, w, row, stop, x, panel + p, out, to);
+            float *out = to.out + (panel + p) * to.stride + (row - first) * LANES;
+            panel_rows<Math, AT_ONCE>(count, w, row, stop, x, panel + p, out, to);
             p += count;
         }
     }
+}
+
+template <class Math, int L>
+static void all_rows(const quintet_matrix &w, int64_t first, int64_t end, const Packed &x, int64_t panel,
+                     int64_t panels, const Target &to) {
+    if constexpr (L == 1) all_rows_of_tokens<Math>(w, first, end, x, panel, panels, to);
+    else all_rows_of_panels<Math>(w, first, end, x, panel, panels, to);
 }
 
 // Outputs first to end of some panels (L = 16) or tokens (L = 1). `to.out` is where the output `first` of panel 0 goes.

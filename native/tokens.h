@@ -5,23 +5,22 @@
 
 namespace quintet::QUINTET_ISA {
 
-// ROWS outputs, 4 or 1, for each of TOKENS tokens.
+// ROWS outputs, 4 or 1 and `apart` from each other, for each of TOKENS tokens.
 template <class Math, int ROWS, int TOKENS>
-INLINE void token_tile(const quintet_matrix &w, int64_t row, const Packed &x, int64_t token, float *out,
+INLINE void token_tile(const quintet_matrix &w, int64_t row, int64_t apart, const Packed &x, int64_t token, float *out,
                        const Target &to) {
     typename Math::Sum sums[ROWS][TOKENS] = {};
-    const int64_t bytes = row_bytes(w);
+    const int64_t bytes = row_bytes(w), distance = apart * bytes;
     const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
     const uint8_t *tokens = x.data + token * x.stride;
-    const int64_t ahead = bytes_ahead(ROWS * bytes);
     auto step = [&](int64_t at, auto size) {
         Words numbers[TOKENS];
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; t++) numbers[t] = load_as<Words>(tokens + t * x.stride + at);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
-            prefetch(weights + r * bytes + at + ahead);
-            Words weight = Math::prepare(load_part(weights + r * bytes + at, size));
+            prefetch(weights + r * distance + at + AHEAD_OF_TOKENS);
+            Words weight = Math::prepare(load_part(weights + r * distance + at, size));
 #pragma GCC unroll 8
             for (int t = 0; t < TOKENS; t++) sums[r][t] = Math::add(sums[r][t], weight, numbers[t]);
         }
@@ -33,10 +32,11 @@ INLINE void token_tile(const quintet_matrix &w, int64_t row, const Packed &x, in
     for (; at + BYTES <= bytes; at += BYTES) step(at, All{});
     if (at < bytes) step(at, bytes - at);
     FourFloats scale{};
-    if (w.scale != nullptr) __builtin_memcpy(&scale, w.scale + row, 4 * ROWS);
+    if (w.scale != nullptr)
+        for (int r = 0; r < ROWS; r++) scale[r] = w.scale[row + r * apart];
 #pragma GCC unroll 8
     for (int t = 0; t < TOKENS; t++) {
-        FourFloats result, before{};
+        FourFloats result;
         if constexpr (ROWS == 4) {
             result = Math::finish(sums_of_four(sums[0][t], sums[1][t], sums[2][t], sums[3][t]), scale, x, token + t);
         } else {
@@ -44,9 +44,7 @@ INLINE void token_tile(const quintet_matrix &w, int64_t row, const Packed &x, in
             result = Math::finish(sums_of_four(sums[0][t], none, none, none), scale, x, token + t);
         }
         float *at = out + t * to.stride;
-        if (to.adds) __builtin_memcpy(&before, at, 4 * ROWS);
-        result = result + before;
-        __builtin_memcpy(at, &result, 4 * ROWS);
+        for (int r = 0; r < ROWS; r++) at[r * apart] = to.adds ? at[r * apart] + result[r] : result[r];
     }
 }
 
