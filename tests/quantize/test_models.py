@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import quintet
 from quintet import TorchAoConfig
-from quintet.quantize import QuantizationConfig
+from quintet.quantize import QuantizationConfig, QuantizedLinear
 
 from ..model.reference import EOS, HEADS, PAD, SIZES, assert_same, make_batch, make_pair
 from .models import WIDE_ENOUGH, assert_equal_models, edit_config, load, quantized_layers, rounded_pair, saved
@@ -45,10 +45,36 @@ def test_in_every_dtype_outputs_are_exactly_those_of_rounded_weights(variant, qu
     head = "ForConditionalGeneration"
     ours, theirs = rounded_pair(quintet, saved(tmp_path, head, variant), head, quantization, variant, dtype=dtype)
     batch = make_batch(head)
-    with torch.no_grad():
-        logits = ours(**batch).logits
-        assert torch.equal(logits, theirs(**batch).logits)
+    logits = ours(**batch).logits  # with gradients of its input: else bfloat16 has another way, see the next test
+    assert torch.equal(logits, theirs(**batch).logits)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("variant", ["t5", "v1.1", "umt5"])
+def test_products_of_integers_are_as_exact_as_those_of_floats(variant, tmp_path):
+    """In bfloat16 and without gradients; floats are integers times scales, rounded once more."""
+    head = "ForConditionalGeneration"
+    ours, theirs = rounded_pair(quintet, saved(tmp_path, head, variant), head, "int8", variant, dtype=torch.bfloat16)
+    batch = make_batch(head)
+    with torch.no_grad():
+        found, by_floats = (model(**batch).logits.float() for model in (ours, theirs))
+        exact = ours.float()(**batch).logits
+    assert not torch.equal(found, by_floats)
+    assert (found - exact).norm() < 1.1 * (by_floats - exact).norm() < 0.2 * exact.norm()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 65])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 32), (64, 96), (96, 416), (32, 33), (40, 32), (7, 5)])
+def test_products_of_integers_of_all_sizes(inputs, outputs, rows):
+    generator = torch.Generator().manual_seed(rows)
+    layer = QuantizedLinear(inputs, outputs, QuantizationConfig(8)).eval()
+    layer.round_from(torch.randn(outputs, inputs, generator=generator), torch.bfloat16, torch.device("cpu"))
+    states = torch.randn(3, rows, inputs, generator=generator).bfloat16()
+    with torch.no_grad():
+        found = layer(states)
+    exact = states.double() @ (layer.weight.double() * layer.weight_scale.double()).t()
+    assert found.shape == exact.shape
+    assert (found - exact).abs().max() < 0.01 * exact.abs().max()
 
 
 @pytest.mark.parametrize("quantization", ROUNDINGS[::2])

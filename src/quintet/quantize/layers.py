@@ -9,6 +9,7 @@ from torch import nn
 from quintet.quantize.config import OUTPUT, QuantizationConfig
 from quintet.quantize.packing import STORAGE, dequantize, packed_shapes, quantize
 
+FEW_ROWS = 64
 VOCABULARY = QuantizationConfig(8)
 """How a vocabulary is rounded, embeddings and output layer alike: they may be one table."""
 
@@ -18,7 +19,8 @@ class QuantizedLayer(nn.Module):
 
     `weight` holds the integers, (rows, columns) as int8 or (rows, columns / 2) as uint8 with two in a byte;
     `weight_scale` (rows, groups) holds the scales. The dtype of the scales is the layer's: a cast of the model casts
-    them, and the layer computes in it. Saves memory, not time. Refuses to run in training mode, where its weights would
+    them, and the layer computes in it. Saves memory, and time only where the native engine computes in its place, or in steps of
+    bfloat16 (`QuantizedLinear`). Refuses to run in training mode, where its weights would
     silently stay as they are.
     """
 
@@ -60,7 +62,25 @@ class QuantizedLinear(QuantizedLayer):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., inputs) to (..., outputs); RuntimeError in training."""
         self._refuse_training()
-        return F.linear(hidden.to(self.weight_scale.dtype), self.dequantized())
+        hidden = hidden.to(self.weight_scale.dtype)
+        if not self._suits_few_rows(hidden):
+            return F.linear(hidden, self.dequantized())
+        rows = torch._weight_int8pack_mm(hidden.reshape(-1, self.in_features), self.weight, self.weight_scale.flatten())
+        return rows.reshape(*hidden.shape[:-1], self.out_features)
+
+    def _suits_few_rows(self, hidden: torch.Tensor) -> bool:
+        """Whether this is a decoding step on a CPU in bfloat16, of 8-bit weights without groups.
+
+        PyTorch multiplies these as they are: 4 to 7 times as fast as by way of floats. In float32 it is no faster, and
+        of other numbers of inputs or outputs it reads what lies behind them.
+        """
+        if self.bits != 8 or self.group_size != self.in_features or torch.compiler.is_compiling():
+            return False
+        if self.in_features % 32 or self.out_features % 32:
+            return False
+        if torch.is_grad_enabled() or hidden.device.type != "cpu" or hidden.dtype != torch.bfloat16:
+            return False
+        return hidden.numel() <= FEW_ROWS * self.in_features
 
     def extra_repr(self) -> str:
         """What `print(model)` says of the layer."""
