@@ -51,6 +51,7 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, int64_t apart,
     const int lanes = group < INPUTS ? (int)(group / 8) : WIDTH;  // of one group
     Ints scale_of_lane;
     for (int lane = 0; lane < WIDTH; lane++) scale_of_lane[lane] = lane / lanes;
+    int64_t first = 0, end_of_first = group;  // the group that a step begins in
     auto step = [&](int64_t at, auto size) {  // `at` counts bytes of weights
         Words even[TOKENS], odd[TOKENS];
         Ints total[TOKENS];
@@ -60,7 +61,7 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, int64_t apart,
             odd[t] = load_as<Words>(tokens + t * x.stride + 2 * at + BYTES);
             total[t] = load_as<Ints>(x.total + (token + t) * x.totals + at / 4);
         }
-        int64_t first = 2 * at / group;
+        for (; end_of_first <= 2 * at; end_of_first += group) first++;  // a division takes longer
         int present = (int)least(WIDTH / lanes, groups - first);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
@@ -81,11 +82,16 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, int64_t apart,
     };
     for (; at + BYTES <= bytes; at += BYTES) step(at, All{});
     if (at < bytes) step(at, bytes - at);
-    for (int t = 0; t < TOKENS; t++)
+#pragma GCC unroll 8
+    for (int t = 0; t < TOKENS; t++) {
+        FourFloats sums{};
+        if constexpr (ROWS == 4) sums = sums_of_four(results[0][t], results[1][t], results[2][t], results[3][t]);
+        else sums[0] = sum(results[0][t]);
         for (int r = 0; r < ROWS; r++) {
-            float *place = out + t * to.stride + r * apart, result = sum(results[r][t]) * x.scale[token + t];
+            float *place = out + t * to.stride + r * apart, result = sums[r] * x.scale[token + t];
             *place = to.adds ? *place + result : result;
         }
+    }
 }
 
 }  // namespace quintet::QUINTET_ISA

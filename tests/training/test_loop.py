@@ -159,6 +159,20 @@ def test_pure_bfloat16(tmp_path: Path) -> None:
     assert last.cross_entropy.item() / last.target_tokens < first.cross_entropy.item() / first.target_tokens
 
 
+@pytest.mark.parametrize(("capability", "warns"), [("AVX2", True), ("AVX512", False)])
+def test_slow_products_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: str, warns: bool
+) -> None:
+    def warnings() -> list[str]:
+        return [record.message for record in caplog.records if "bfloat16" in record.message]
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    new_run(tmp_path)
+    assert not warnings()
+    new_run(tmp_path, bf16=True)
+    assert len(warnings()) == warns
+
+
 def test_what_is_no_number_stops_the_run(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     with torch.no_grad():

@@ -19,9 +19,9 @@ class QuantizedLayer(nn.Module):
 
     `weight` holds the integers, (rows, columns) as int8 or (rows, columns / 2) as uint8 with two in a byte;
     `weight_scale` (rows, groups) holds the scales. The dtype of the scales is the layer's: a cast of the model casts
-    them, and the layer computes in it. Saves memory, and time only where the native engine computes in its place, or in steps of
-    bfloat16 (`QuantizedLinear`). Refuses to run in training mode, where its weights would
-    silently stay as they are.
+    them, and the layer computes in it. Saves memory, and time only where the native engine computes in its place, or in
+    steps of bfloat16 (`QuantizedLinear`). Refuses to run in training mode, where its weights would silently stay as
+    they are.
     """
 
     def __init__(self, rows: int, columns: int, config: QuantizationConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,8 @@ from quintet.training.rounding import Rounding
 from quintet.training.schedules import schedule
 from quintet.training.sets import cache_folder, held_out_sets, training_stream
 
+logger = logging.getLogger(__name__)
+
 VOCABULARY_MULTIPLE = 128
 """The rows of a vocabulary drawn anew are rounded up to it, as T5's are: 32,100 pieces, 32,128 rows."""
 
@@ -38,6 +41,7 @@ def build_run(config: AnyConfig, world: World) -> Run:
     metrics that are none; OSError for files that are missing.
     """
     check(config)
+    _warn_of_slow_products(config, world)
     torch.manual_seed(config.run.seed)  # weights drawn anew are the same in every process
     tokenizer = load_tokenizer(config.model)
     cache = cache_folder(config.run)
@@ -66,6 +70,15 @@ def build_run(config: AnyConfig, world: World) -> Run:
         evaluator=evaluator,
         adapters=adapters,
     )
+
+
+def _warn_of_slow_products(config: AnyConfig, world: World) -> None:
+    """PyTorch has no fast products of bfloat16 for processors that have AVX2 and not AVX-512."""
+    is_half = config.run.bf16 or config.model.dtype == "bfloat16"
+    if is_half and world.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning(
+            "this processor multiplies in bfloat16 some 100 times more slowly than in float32: train without bf16"
+        )
 
 
 def load_tokenizer(config: ModelConfig) -> TokenizerBase:
