@@ -42,7 +42,7 @@ def _readers() -> Iterator[Callable[[], object]]:
 
 
 def _fast_products(precision: str) -> Iterator[Callable[[], object]]:
-    """Without ways that take minutes: torch's, on a processor without instructions for the type, is 100 times slower."""
+    """Without ways that take minutes: torch's are 100 times slower where the processor does not know the type."""
     small = [_seconds(run) for run in _products(precision, SMALL_SIDE)]
     for seconds, run in zip(small, _products(precision, SIDE), strict=True):
         if seconds < 10 * min(small):
