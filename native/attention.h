@@ -154,8 +154,8 @@ INLINE void score_panels(const float *query, const Number *keys, int64_t stride,
         for (int part = 0; part < PARTS; part++) store(scores + p * LANES + part * WIDTH, sums[p][part]);
 }
 
-// Over a source whose keys are panels of (d_kv, 16), each with its values and, if there are any, their scales behind it;
-// `stride` numbers from panel to panel.
+// Over a source whose keys are panels of (d_kv, 16), each with its values and, if there are any, the scales of both
+// behind it; `stride` numbers from panel to panel.
 template <class Number>
 static void attend_source(const float *query, const Number *keys, int64_t stride, int64_t length, int64_t d_kv,
                           float *scores, float *result) {

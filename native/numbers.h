@@ -111,8 +111,8 @@ INLINE Words broadcast(const uint8_t *from, int64_t bytes) {
     return splat_word(word);
 }
 
-// Panels: weights are read in bands of some rows, each row a stream of its own and too short for the processor to foresee
-// the next band. So each step asks for the same place of a later band, at least this many bytes ahead.
+// Panels: weights are read in bands of some rows, each row a stream of its own and too short for the processor to
+// foresee the next band. So each step asks for the same place of a later band, at least this many bytes ahead.
 constexpr int64_t AHEAD = 4096;
 
 INLINE int64_t bytes_ahead(int64_t band) { return rounded_up(AHEAD, band); }
