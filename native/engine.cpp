@@ -215,7 +215,13 @@ struct quintet_session {
     }
 
     int64_t rows() const { return static_cast<int64_t>(source_of_row.size()); }
-    CacheType kept() const { return {model.cache_type}; }
+    CacheType kept() const {
+        switch (model.cache_type) {
+            case QUINTET_FLOAT32: return {4, 0};
+            case QUINTET_BFLOAT16: return {2, 0};
+            default: return {1, sizeof(float)};
+        }
+    }
 
     Sources sources() const {
         return {source_memory.bytes(),     layout.panels,       model.heads, model.d_kv, kept(),

@@ -37,6 +37,17 @@ struct Shape<Int4Math, 1> {
     static constexpr int rows(int) { return 4; }
 };
 
+// Calls work(first, count) for all of `count` tokens or panels, at most AT_ONCE of them at a time and about as many each
+// time.
+template <int AT_ONCE, class Work>
+INLINE void in_groups(int64_t count, const Work &work) {
+    for (int64_t first = 0; first < count;) {
+        int64_t left = count - first, groups = (left + AT_ONCE - 1) / AT_ONCE, size = (left + groups - 1) / groups;
+        work(first, size);
+        first += size;
+    }
+}
+
 // -- few tokens -----------------------------------------------------------------------------------------------------
 
 // Rows `row`, `row + apart`, ... of weights, ROWS of them, for `count` tokens.
@@ -56,20 +67,14 @@ static void all_rows_of_tokens(const quintet_matrix &w, int64_t first, int64_t e
                                int64_t tokens, const Target &to) {
     constexpr int AT_ONCE = Shape<Math, 1>::COUNT;
     const int64_t apart = (end - first) / 4;
-    auto each_group = [&](auto work) {
-        for (int64_t t = 0; t < tokens;) {
-            int64_t left = tokens - t, groups = (left + AT_ONCE - 1) / AT_ONCE, count = (left + groups - 1) / groups;
-            work(count, token + t);
-            t += count;
-        }
-    };
+    float *out = to.out + token * to.stride;
     for (int64_t row = first; row < first + apart; row++)
-        each_group([&](int64_t count, int64_t t) {
-            token_rows<Math, 4, AT_ONCE>(count, w, row, apart, x, t, to.out + t * to.stride + row - first, to);
+        in_groups<AT_ONCE>(tokens, [&](int64_t t, int64_t count) {
+            token_rows<Math, 4, AT_ONCE>(count, w, row, apart, x, token + t, out + t * to.stride + row - first, to);
         });
     for (int64_t row = first + 4 * apart; row < end; row++)
-        each_group([&](int64_t count, int64_t t) {
-            token_rows<Math, 1, AT_ONCE>(count, w, row, 0, x, t, to.out + t * to.stride + row - first, to);
+        in_groups<AT_ONCE>(tokens, [&](int64_t t, int64_t count) {
+            token_rows<Math, 1, AT_ONCE>(count, w, row, 0, x, token + t, out + t * to.stride + row - first, to);
         });
 }
 
@@ -95,12 +100,10 @@ static void all_rows_of_panels(const quintet_matrix &w, int64_t first, int64_t e
     constexpr int BAND = 48;
     for (int64_t row = first; row < end; row += BAND) {
         int64_t stop = least(row + BAND, end);
-        for (int64_t p = 0; p < panels;) {
-            int64_t left = panels - p, groups = (left + AT_ONCE - 1) / AT_ONCE, count = (left + groups - 1) / groups;
+        in_groups<AT_ONCE>(panels, [&](int64_t p, int64_t count) {
             float *out = to.out + (panel + p) * to.stride + (row - first) * LANES;
             panel_rows<Math, AT_ONCE>(count, w, row, stop, x, panel + p, out, to);
-            p += count;
-        }
+        });
     }
 }
 

@@ -7,14 +7,17 @@
 
 namespace quintet {
 
+// This header is compiled for each instruction set, outside their namespaces: its functions must be inlined, or the
+// linker could keep one for a processor that is not there.
+
 // How keys and values are kept. In 8 bits they are integers, and have a scale for each token of a head.
 struct CacheType {
-    int32_t type;
+    int64_t size, scale_size;  // bytes of a number; of a scale, or 0
 
-    int64_t size() const { return type == QUINTET_FLOAT32 ? 4 : type == QUINTET_BFLOAT16 ? 2 : 1; }
-    int64_t scale_size() const { return type == QUINTET_INT8 ? 4 : 0; }
     // Bytes of keys and values of some tokens of a head, with the scales of both behind them.
-    int64_t bytes(int64_t tokens, int64_t numbers) const { return 2 * tokens * (numbers * size() + scale_size()); }
+    __attribute__((always_inline)) int64_t bytes(int64_t tokens, int64_t numbers) const {
+        return 2 * tokens * (numbers * size + scale_size);
+    }
 };
 
 // Keys and values of up to SPAN positions of all rows: (layers, heads, rows, SPAN, key and value, width); in 8 bits
@@ -41,13 +44,13 @@ struct Targets {
     // A key, with the value behind it.
     __attribute__((always_inline)) uint8_t *slot(const Chunk &chunk, int64_t layer, int64_t head, int64_t place,
                                                  int64_t position) const {
-        return run(chunk, layer, head, place) + (position - chunk.start) * 2 * width * kept.size();
+        return run(chunk, layer, head, place) + (position - chunk.start) * 2 * width * kept.size;
     }
 
     // The scale of an 8-bit key, with that of the value behind it.
     __attribute__((always_inline)) float *scales(const Chunk &chunk, int64_t layer, int64_t head, int64_t place,
                                                  int64_t position) const {
-        uint8_t *all = run(chunk, layer, head, place) + Chunk::SPAN * 2 * width * kept.size();
+        uint8_t *all = run(chunk, layer, head, place) + Chunk::SPAN * 2 * width * kept.size;
         return (float *)all + 2 * (position - chunk.start);
     }
 
@@ -66,7 +69,7 @@ struct Sources {
     const int64_t *first_panel;  // of each source
     const int64_t *length;
 
-    int64_t panel_bytes() const { return kept.bytes(16, d_kv); }
+    __attribute__((always_inline)) int64_t panel_bytes() const { return kept.bytes(16, d_kv); }
 
     // A head's keys in a panel, with its values behind them.
     __attribute__((always_inline)) uint8_t *at(int64_t layer, int64_t head, int64_t panel) const {
