@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,14 @@ def test_slow_products_are_warned_of(
     assert not warnings()
     new_run(tmp_path, bf16=True)
     assert len(warnings()) == warns
+
+
+def test_code_of_few_products_is_kept_unless_set_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    monkeypatch.setenv(names[0], "1024")
+    monkeypatch.delenv(names[1], raising=False)
+    new_run(tmp_path)
+    assert [os.environ[name] for name in names] == ["1024", "16"]
 
 
 def test_what_is_no_number_stops_the_run(tmp_path: Path) -> None:

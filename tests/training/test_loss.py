@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer_pt_utils import LabelSmoother
 
+from quintet.model.init import Linear
 from quintet.training import loss as fused
 from quintet.training.loss import projected_cross_entropy, text_to_text_loss
 
@@ -245,6 +246,21 @@ def test_under_autocast_nothing_is_kept_twice() -> None:
         if tensor.dtype == torch.float32 and tensor.shape[-1] == model.config.d_model and storage not in own
     ]
     assert len(states) == 2
+
+
+def test_under_autocast_no_weight_is_copied_for_each_row_of_a_batch() -> None:
+    """Which matmul does for a gradient whose numbers lie otherwise, as those of transposed keys do."""
+    layer = Linear(8, 6, bias=False)
+    torch.nn.init.normal_(layer.weight)
+    states, gradient = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 6, 3).transpose(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer(states)
+    with Watch() as watch:
+        result.backward(gradient.bfloat16())
+    assert watch.products == 2
+    exact = gradients((F.linear(states, layer.weight) * gradient).sum(), states, layer.weight)
+    for found, wanted in zip((states.grad, layer.weight.grad), exact, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0.03, atol=0.05)
 
 
 def test_a_shared_tables_gradient_is_one_table() -> None:

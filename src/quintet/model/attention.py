@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from quintet.model.autocast import is_cast_for_training
 from quintet.model.position import PositionBias
 
 
@@ -104,11 +105,19 @@ def eager_attention(
     scores = torch.matmul(query, key.transpose(-1, -2))
     if bias is not None:
         scores += bias
-    weights = F.softmax(scores.float(), dim=-1).type_as(scores)
+    weights = _softmax(scores)
     weights = F.dropout(weights, dropout)
     if head_mask is not None:
         weights = weights * head_mask
     return torch.matmul(weights, value), weights
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Over the last dimension; computed in float32, given in the scores' type."""
+    if is_cast_for_training(scores):  # the same, and no result in float32 is kept for the backward pass
+        with torch.autocast(scores.device.type, enabled=False):
+            return F.softmax(scores, dim=-1)
+    return F.softmax(scores.float(), dim=-1).type_as(scores)
 
 
 def sdpa_attention(

@@ -59,9 +59,12 @@ class CastProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         """As autocast has them: in `dtype` first, then in the type of what they belong to."""
         states, weight = ctx.saved_tensors
+        # As a matrix: of a gradient that is laid out otherwise matmul would make a batch, and a copy of the weight for
+        # each of its products.
+        rows = gradient.flatten(0, -2)
         of_states = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_states = (gradient @ weight.to(ctx.dtype)).to(ctx.states_dtype)
+            of_states = (rows @ weight.to(ctx.dtype)).to(ctx.states_dtype).view(states.shape)
         if ctx.needs_input_grad[1]:
-            of_weight = (gradient.flatten(0, -2).t() @ states.flatten(0, -2)).to(weight.dtype)
+            of_weight = (rows.t() @ states.flatten(0, -2)).to(weight.dtype)
         return of_states, of_weight, None
