@@ -291,8 +291,8 @@ private:
             views.push_back({chunk.start, chunk.count, chunk.rows, chunk.data.bytes(),
                              const_cast<int32_t *>(chunk.place.data()), rows()});
         Targets targets{views.data(), static_cast<int64_t>(views.size()), model.heads, width(), kept()};
-        int64_t few = model.narrow ? network().few_small : network().few;
-        int64_t lanes = rows() * n <= few ? 1 : LANES;
+        const quintet_matrix &weights = model.decoder.count > 0 ? model.decoder.layers->own.query : model.head;
+        int64_t lanes = rows() * n <= network().few[weights.type] ? 1 : LANES;
         int64_t panels = (rows() * n + lanes - 1) / lanes;
         Space space = room.make(model, model.decoder, panels, lanes, std::max(length + n, layout.longest));
         run(network().step, Step{model, space, sources(), targets, source_of_row.data(), tokens, rows(), n, length, all,

@@ -77,8 +77,8 @@ struct Step {
 // Each is run by all threads together.
 struct Network {
     const char *name;
-    // Up to this many tokens are computed one by one, more in panels of 16: of float32, and of smaller weights.
-    int64_t few, few_small;
+    // By the type of the weights: up to this many tokens are computed one by one, more in panels of 16.
+    int64_t few[QUINTET_INT4 + 1];
     void (*encode)(const Encoding &, Team &, int64_t member);
     void (*read_sources)(const SourceReading &, Team &, int64_t member);
     void (*step)(const Step &, Team &, int64_t member);
