@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from quintet.generation import beams
+
 from ..model.reference import PAD, VARIANTS
 from .cases import NEW_TOKENS, STRATEGIES, assistant, forced_words, lively_pair, source, spoken, spoken_pairs
 
@@ -177,3 +179,25 @@ def test_a_generator_of_its_own_is_all_that_a_sample_draws_from() -> None:
     drawn = model.generate(**source(), do_sample=True, max_new_tokens=8, generator=torch.Generator().manual_seed(5))
     assert torch.equal(drawn, expected)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("strategy", ["beams-4", "beams-3-early", "beams-4-never"])
+def test_beams_looked_at_one_by_one_are_those_looked_at_together(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where scores may be equal, all beams' tokens are searched together; and at every step the finished are sorted."""
+    model, batch = lively_pair("t5").ours, source()
+    wanted = {**options(strategy, "t5"), "return_dict_in_generate": True, "output_scores": True}
+    apart = model.generate(**batch, **wanted)
+    searched = []
+
+    def none_distinct(scores: Tensor, running: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        searched.append(count)
+        return torch.full((len(scores), count), -torch.inf), torch.zeros(len(scores), count, dtype=torch.long)
+
+    monkeypatch.setattr(beams, "_best_by_beam", none_distinct)
+    together = model.generate(**batch, **wanted)
+    assert searched
+    assert torch.equal(apart.sequences, together.sequences)
+    assert torch.equal(apart.sequences_scores, together.sequences_scores)
+    assert torch.equal(apart.beam_indices, together.beam_indices)

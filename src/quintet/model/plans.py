@@ -91,7 +91,7 @@ def _check_plain(name: str, module: nn.Module) -> None:
         raise Unsupported(f"{name} of {type(module).__name__}")
     if not own and not type(module).__module__.startswith(("quintet.model.", "torch.nn.modules.")):
         raise Unsupported(f"{name} of {type(module).__module__}.{type(module).__name__}")
-    if module._buffers or getattr(module, "bias", None) is not None:
+    if module._buffers or own.get("bias") is not None:
         raise Unsupported(f"{name} with a bias or buffers")
 
 
