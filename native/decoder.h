@@ -146,9 +146,9 @@ struct Decoding {
         bool twice = head.type == QUINTET_INT8;
         Packed x = last.normalized(model.decoder.norm, head, model.head_scale, twice);
         Packed rest = Pass<L>::behind(x, last.panels);
-        int64_t vocabulary = head.outputs;
-        share(pass.team, (vocabulary + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, [&](int64_t item) {
-            int64_t first = item * ROWS_AT_ONCE, end = least(first + ROWS_AT_ONCE, vocabulary);
+        int64_t vocabulary = head.outputs, of_item = pass.rows_of_item(vocabulary);
+        share(pass.team, (vocabulary + of_item - 1) / of_item, [&](int64_t item) {
+            int64_t first = item * of_item, end = least(first + of_item, vocabulary);
             auto score = [&](int64_t panel, int64_t panels, float *out, int64_t stride) {
                 multiply<L>(head, first, end, x, panel, panels, {out, stride, false});
                 if (twice) multiply<L>(head, first, end, rest, panel, panels, {out, stride, true});

@@ -40,14 +40,14 @@ INLINE Ints add_halves(Ints sum, Words low, Words even, Words high, Words odd) {
 
 // A vector of weights' bytes holds 2 * BYTES inputs: part of a group, or several groups.
 template <int ROWS, int TOKENS>
-INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, int64_t apart, const Packed &x, int64_t token,
-                            float *out, const Target &to) {
+INLINE void token_tile_int4(const quintet_matrix &w, const Rows &rows, const Packed &x, int64_t token, float *out,
+                            const Target &to) {
     constexpr int64_t INPUTS = 2 * BYTES;
     Floats results[ROWS][TOKENS] = {};
     const int64_t bytes = row_bytes(w), group = group_size(w), groups = w.inputs / group;
-    const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
+    const uint8_t *weights = (const uint8_t *)w.data + rows.first * bytes;
     const uint8_t *tokens = x.data + token * x.stride;
-    const int64_t distance = apart * bytes;
+    const int64_t distance = rows.apart * bytes;
     const int lanes = group < INPUTS ? (int)(group / 8) : WIDTH;  // of one group
     Ints scale_of_lane;
     for (int lane = 0; lane < WIDTH; lane++) scale_of_lane[lane] = lane / lanes;
@@ -65,10 +65,10 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, int64_t apart,
         int present = (int)least(WIDTH / lanes, groups - first);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
-            prefetch(weights + r * distance + at + AHEAD_OF_TOKENS);
+            prefetch(weights + r * distance + at + rows.ahead);
             Words pairs = load_part(weights + r * distance + at, size);
             Words low = pairs & LOWER_HALVES, high = pairs >> 4 & LOWER_HALVES;
-            const float *scales = w.scale + (row + r * apart) * groups + first;
+            const float *scales = w.scale + (rows.first + r * rows.apart) * groups + first;
             Floats scale =
                 lanes == WIDTH ? splat(*scales) : __builtin_shuffle(load_first(scales, present), scale_of_lane);
 #pragma GCC unroll 8
@@ -88,7 +88,7 @@ INLINE void token_tile_int4(const quintet_matrix &w, int64_t row, int64_t apart,
         if constexpr (ROWS == 4) sums = sums_of_four(results[0][t], results[1][t], results[2][t], results[3][t]);
         else sums[0] = sum(results[0][t]);
         for (int r = 0; r < ROWS; r++) {
-            float *place = out + t * to.stride + r * apart, result = sums[r] * x.scale[token + t];
+            float *place = out + t * to.stride + r * rows.apart, result = sums[r] * x.scale[token + t];
             *place = to.adds ? *place + result : result;
         }
     }

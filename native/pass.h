@@ -6,7 +6,8 @@
 
 namespace quintet::QUINTET_ISA {
 
-constexpr int64_t ROWS_AT_ONCE = 96;         // of weights, in an item of a product
+constexpr int64_t ROWS_AT_ONCE = 96;         // of weights, in an item of a product with panels
+constexpr int64_t MOST_ROWS = 384;          // of one with few tokens
 constexpr int64_t BYTES_AT_ONCE = 1 << 20;  // of tokens' numbers, so that they stay in the second-level cache
 
 // One pass of `panels` blocks of L tokens through the layers of a stack.
@@ -79,16 +80,24 @@ struct Pass {
         return x;
     }
 
+    // How many rows of each of `count` matrices an item has. Few tokens read long streams, so there the rows are shared
+    // out in equal parts, as large as can be.
+    int64_t rows_of_item(int64_t rows, int64_t count = 1) const {
+        if (L > 1) return ROWS_AT_ONCE / count;
+        const int64_t at_once = team.size * MOST_ROWS, rounds = (rows + at_once - 1) / at_once;
+        return rounded_up((rows + rounds * team.size - 1) / (rounds * team.size), 4);
+    }
+
     // A phase: products of the same numbers with matrices of as many rows; result i in blocks at out[i], or added to
     // what is there. Then after(panel, count, first, end) for these rows of `count` blocks, in the processor's cache.
     template <int COUNT, class After>
     void products(const quintet_matrix *const (&w)[COUNT], const Packed &x, float *const (&out)[COUNT], bool adds,
                   const After &after) const {
         int64_t at_once = L == 1 ? x.panels : most(PARTS, BYTES_AT_ONCE / x.stride);
-        int64_t rows = w[0]->outputs, bands = (rows + ROWS_AT_ONCE / COUNT - 1) / (ROWS_AT_ONCE / COUNT);
+        int64_t rows = w[0]->outputs, of_item = rows_of_item(rows, COUNT), bands = (rows + of_item - 1) / of_item;
         int64_t groups = (x.panels + at_once - 1) / at_once;
         share(team, bands * groups, [&](int64_t item) {
-            int64_t first = item % bands * (ROWS_AT_ONCE / COUNT), end = least(first + ROWS_AT_ONCE / COUNT, rows);
+            int64_t first = item % bands * of_item, end = least(first + of_item, rows);
             int64_t panel = item / bands * at_once, count = least(at_once, x.panels - panel);
             for (int i = 0; i < COUNT; i++)
                 multiply<L>(*w[i], first, end, x, panel, count, {out[i] + first * L, rows * L, adds});

@@ -50,14 +50,14 @@ INLINE void in_groups(int64_t count, const Work &work) {
 
 // -- few tokens -----------------------------------------------------------------------------------------------------
 
-// Rows `row`, `row + apart`, ... of weights, ROWS of them, for `count` tokens.
+// ROWS rows of weights for `count` tokens.
 template <class Math, int ROWS, int COUNT>
-static void token_rows(int64_t count, const quintet_matrix &w, int64_t row, int64_t apart, const Packed &x,
-                       int64_t token, float *out, const Target &to) {
+static void token_rows(int64_t count, const quintet_matrix &w, const Rows &rows, const Packed &x, int64_t token,
+                       float *out, const Target &to) {
     if constexpr (COUNT > 1)
-        if (count < COUNT) return token_rows<Math, ROWS, COUNT - 1>(count, w, row, apart, x, token, out, to);
-    if constexpr (__is_same(Math, Int4Math)) token_tile_int4<ROWS, COUNT>(w, row, apart, x, token, out, to);
-    else token_tile<Math, ROWS, COUNT>(w, row, apart, x, token, out, to);
+        if (count < COUNT) return token_rows<Math, ROWS, COUNT - 1>(count, w, rows, x, token, out, to);
+    if constexpr (__is_same(Math, Int4Math)) token_tile_int4<ROWS, COUNT>(w, rows, x, token, out, to);
+    else token_tile<Math, ROWS, COUNT>(w, rows, x, token, out, to);
 }
 
 // Four rows at a time meet all the tokens. They are far apart, and the next four are the next of each: four streams of
@@ -66,15 +66,17 @@ template <class Math>
 static void all_rows_of_tokens(const quintet_matrix &w, int64_t first, int64_t end, const Packed &x, int64_t token,
                                int64_t tokens, const Target &to) {
     constexpr int AT_ONCE = Shape<Math, 1>::COUNT;
-    const int64_t apart = (end - first) / 4;
+    const int64_t apart = (end - first) / 4, ahead = bytes_ahead_of_tokens(tokens);
     float *out = to.out + token * to.stride;
     for (int64_t row = first; row < first + apart; row++)
         in_groups<AT_ONCE>(tokens, [&](int64_t t, int64_t count) {
-            token_rows<Math, 4, AT_ONCE>(count, w, row, apart, x, token + t, out + t * to.stride + row - first, to);
+            const Rows rows{row, apart, ahead};
+            token_rows<Math, 4, AT_ONCE>(count, w, rows, x, token + t, out + t * to.stride + row - first, to);
         });
     for (int64_t row = first + 4 * apart; row < end; row++)
         in_groups<AT_ONCE>(tokens, [&](int64_t t, int64_t count) {
-            token_rows<Math, 1, AT_ONCE>(count, w, row, 0, x, token + t, out + t * to.stride + row - first, to);
+            const Rows rows{row, 0, ahead};
+            token_rows<Math, 1, AT_ONCE>(count, w, rows, x, token + t, out + t * to.stride + row - first, to);
         });
 }
 

@@ -5,13 +5,13 @@
 
 namespace quintet::QUINTET_ISA {
 
-// ROWS outputs, 4 or 1 and `apart` from each other, for each of TOKENS tokens.
+// ROWS outputs, 4 or 1, for each of TOKENS tokens.
 template <class Math, int ROWS, int TOKENS>
-INLINE void token_tile(const quintet_matrix &w, int64_t row, int64_t apart, const Packed &x, int64_t token, float *out,
+INLINE void token_tile(const quintet_matrix &w, const Rows &rows, const Packed &x, int64_t token, float *out,
                        const Target &to) {
     typename Math::Sum sums[ROWS][TOKENS] = {};
-    const int64_t bytes = row_bytes(w), distance = apart * bytes;
-    const uint8_t *weights = (const uint8_t *)w.data + row * bytes;
+    const int64_t bytes = row_bytes(w), distance = rows.apart * bytes;
+    const uint8_t *weights = (const uint8_t *)w.data + rows.first * bytes;
     const uint8_t *tokens = x.data + token * x.stride;
     auto step = [&](int64_t at, auto size) {
         Words numbers[TOKENS];
@@ -19,7 +19,7 @@ INLINE void token_tile(const quintet_matrix &w, int64_t row, int64_t apart, cons
         for (int t = 0; t < TOKENS; t++) numbers[t] = load_as<Words>(tokens + t * x.stride + at);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
-            prefetch(weights + r * distance + at + AHEAD_OF_TOKENS);
+            prefetch(weights + r * distance + at + rows.ahead);
             Words weight = Math::prepare(load_part(weights + r * distance + at, size));
 #pragma GCC unroll 8
             for (int t = 0; t < TOKENS; t++) sums[r][t] = Math::add(sums[r][t], weight, numbers[t]);
@@ -33,7 +33,7 @@ INLINE void token_tile(const quintet_matrix &w, int64_t row, int64_t apart, cons
     if (at < bytes) step(at, bytes - at);
     FourFloats scale{};
     if (w.scale != nullptr)
-        for (int r = 0; r < ROWS; r++) scale[r] = w.scale[row + r * apart];
+        for (int r = 0; r < ROWS; r++) scale[r] = w.scale[rows.first + r * rows.apart];
 #pragma GCC unroll 8
     for (int t = 0; t < TOKENS; t++) {
         FourFloats result;
@@ -44,7 +44,7 @@ INLINE void token_tile(const quintet_matrix &w, int64_t row, int64_t apart, cons
             result = Math::finish(sums_of_four(sums[0][t], none, none, none), scale, x, token + t);
         }
         float *at = out + t * to.stride;
-        for (int r = 0; r < ROWS; r++) at[r * apart] = to.adds ? at[r * apart] + result[r] : result[r];
+        for (int r = 0; r < ROWS; r++) at[r * rows.apart] = to.adds ? at[r * rows.apart] + result[r] : result[r];
     }
 }
 
