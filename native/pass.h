@@ -6,8 +6,7 @@
 
 namespace quintet::QUINTET_ISA {
 
-constexpr int64_t ROWS_AT_ONCE = 96;         // of weights, in an item of a product with panels
-constexpr int64_t MOST_ROWS = 384;          // of one with few tokens
+constexpr int64_t ROWS_AT_ONCE = 384;       // of weights, in an item of a product, at most
 constexpr int64_t BYTES_AT_ONCE = 1 << 20;  // of tokens' numbers, so that they stay in the second-level cache
 
 // One pass of `panels` blocks of L tokens through the layers of a stack.
@@ -80,11 +79,11 @@ struct Pass {
         return x;
     }
 
-    // How many rows of each of `count` matrices an item has. Few tokens read long streams, so there the rows are shared
-    // out in equal parts, as large as can be.
-    int64_t rows_of_item(int64_t rows, int64_t count = 1) const {
-        if (L > 1) return ROWS_AT_ONCE / count;
-        const int64_t at_once = team.size * MOST_ROWS, rounds = (rows + at_once - 1) / at_once;
+    // How many rows of each of some matrices an item has: equal parts for all threads. Few tokens read long streams, and
+    // have few results, so all of the matrices' may be as large.
+    int64_t rows_of_item(int64_t rows, int64_t matrices = 1) const {
+        const int64_t at_once = team.size * (L == 1 ? ROWS_AT_ONCE : ROWS_AT_ONCE / matrices);
+        const int64_t rounds = (rows + at_once - 1) / at_once;
         return rounded_up((rows + rounds * team.size - 1) / (rounds * team.size), 4);
     }
 
