@@ -39,6 +39,12 @@ def _readers() -> Iterator[Callable[[], object]]:
     yield numbers.sum
     matrix, vector = numbers.view(-1, 4096), torch.ones(4096)
     yield lambda: matrix @ vector
+    library = load_library()
+    if library is None:
+        return
+    weights, result = numbers.view(torch.bfloat16).view(-1, 2048), torch.empty(BYTES // 4096)
+    described = Matrix(weights.data_ptr(), None, *weights.shape, TYPES[weights.dtype], 0)
+    yield lambda: library.multiply(described, vector.data_ptr(), 1, False, result.data_ptr())
 
 
 def _fast_products(precision: str) -> Iterator[Callable[[], object]]:
