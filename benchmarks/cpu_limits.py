@@ -39,12 +39,7 @@ def _readers() -> Iterator[Callable[[], object]]:
     yield numbers.sum
     matrix, vector = numbers.view(-1, 4096), torch.ones(4096)
     yield lambda: matrix @ vector
-    library = load_library()
-    if library is None:
-        return
-    weights, result = numbers.view(torch.bfloat16).view(-1, 2048), torch.empty(BYTES // 4096)
-    described = Matrix(weights.data_ptr(), None, *weights.shape, TYPES[weights.dtype], 0)
-    yield lambda: library.multiply(described, vector.data_ptr(), 1, False, result.data_ptr())
+    yield from _by_engine(numbers.view(torch.bfloat16).view(-1, 2048), vector[None, :2048])
 
 
 def _fast_products(precision: str) -> Iterator[Callable[[], object]]:
@@ -63,10 +58,16 @@ def _products(precision: str, side: int) -> Iterator[Callable[[], object]]:
         yield lambda: torch._int_mm(left, right)
     else:
         yield lambda: left @ right
+    yield from _by_engine(right, left.float())
+
+
+def _by_engine(weights: torch.Tensor, numbers: torch.Tensor) -> Iterator[Callable[[], object]]:
+    """Weights (outputs, inputs) times numbers (tokens, inputs), if the engine is there."""
     library = load_library()
     if library is None:
         return
-    scale, numbers, result = torch.ones(side), left.float(), torch.empty(side, side)
-    scale_pointer = scale.data_ptr() if precision == "int8" else None
-    matrix = Matrix(right.data_ptr(), scale_pointer, side, side, TYPES[dtype], 0)
-    yield lambda: library.multiply(matrix, numbers.data_ptr(), side, True, result.data_ptr())
+    scale, result = torch.ones(len(weights)), torch.empty(len(numbers), len(weights))
+    scale_pointer = None if weights.is_floating_point() else scale.data_ptr()
+    matrix = Matrix(weights.data_ptr(), scale_pointer, *weights.shape, TYPES[weights.dtype], 0)
+    is_many = len(numbers) > 1
+    yield lambda: library.multiply(matrix, numbers.data_ptr(), len(numbers), is_many, result.data_ptr())

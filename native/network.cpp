@@ -44,8 +44,8 @@ namespace quintet {
 #define QUOTED(name) TEXT(name)
 
 const Network &NAMED(QUINTET_ISA)() {
+    // `few`, of float32, bfloat16, int8 and int4: measured where both kinds of kernels take the same time.
     static const Network network = {QUOTED(QUINTET_ISA),
-                                    // Measured where both kinds of kernels take the same time: float32, bfloat16, int8, int4.
 #if defined(__AMX_TILE__)
                                     {12, 5, 5, 5},
 #elif defined(__AVX512F__)

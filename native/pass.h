@@ -6,7 +6,7 @@
 
 namespace quintet::QUINTET_ISA {
 
-constexpr int64_t ROWS_AT_ONCE = 384;       // of weights, in an item of a product, at most
+constexpr int64_t ROWS_AT_ONCE = 384;        // of weights, in an item of a product, at most
 constexpr int64_t BYTES_AT_ONCE = 1 << 20;  // of tokens' numbers, so that they stay in the second-level cache
 
 // One pass of `panels` blocks of L tokens through the layers of a stack.

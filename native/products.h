@@ -17,7 +17,7 @@ template <class Math, int L>
 struct Shape {
 #if defined(__AVX512F__)
     static constexpr int COUNT = L == 1 ? 6 : 3;
-    static constexpr int rows(int count) { return L == 1 ? 4 : count == 1 ? 16 : count == 2 ? 12 : 8; }
+    static constexpr int rows(int count) { return L == 1 ? 4 : count == 1 ? 16 : 8; }
 #elif defined(__AVX2__)
     static constexpr int COUNT = L == 1 ? 3 : 1;
     static constexpr int rows(int) { return L == 1 ? 4 : 6; }

@@ -74,24 +74,25 @@ class _BeamSearch:
         self.result = self._empty(prefix)  # the finished ones of sources that have left
         self.improvable = torch.ones_like(self.live, dtype=torch.bool)
         self.committed = self.start
-        self.distinct = False
-        """Whether no two candidates have the same score, so that only one order of them is right: of equal ones `topk`
-        takes some, and the reference's is over all beams' tokens together."""
 
     def run(self) -> Found:
         """Search until no source can improve."""
         tokens = self._flat(self.running.ids)[:, : self.start]
         while self.live.numel() > 0:
-            candidates = self._candidates(self.session.step(tokens))
+            candidates, distinct = self._candidates(self.session.step(tokens))
             ended = self._ended(candidates)
-            origin = self._advance(candidates, ended)
+            origin = self._advance(candidates, ended, distinct)
             going_on = self._going_on(ended)
             self._stream()
             tokens = self._drop(going_on, origin)
         return self._found()
 
-    def _candidates(self, logits: torch.Tensor) -> Hypotheses:
-        """The best continuations of each source, best first, from logits (rows, vocabulary)."""
+    def _candidates(self, logits: torch.Tensor) -> tuple[Hypotheses, bool]:
+        """The best continuations of each source, best first, from logits (rows, vocabulary).
+
+        And whether no two have the same score, so that only one order of them is right: of equal ones `topk` takes
+        some, and the reference's is over all beams' tokens together.
+        """
         search, width = self.search, self.width
         full = logits.float()
         ids = self._flat(self.running.ids)[:, : self.length]
@@ -99,44 +100,46 @@ class _BeamSearch:
         search.trace.add(scores, full)
         vocabulary = scores.shape[1]
         # Half precision has many equal scores; elsewhere than on a CPU, asking for them would make us wait.
-        self.distinct = logits.device.type == "cpu" and logits.dtype == torch.float32
-        best, chosen = self._best(scores.view(-1, width, vocabulary))
+        by_beam = logits.device.type == "cpu" and logits.dtype == torch.float32 and not search.config.do_sample
+        best, chosen, distinct = self._best(scores.view(-1, width, vocabulary), by_beam)
         beam = chosen // vocabulary
         candidates = self.running.take(beam)
         candidates.scores = best
         candidates.ids[:, :, self.length] = chosen % vocabulary
         # Numbered among the rows of the whole batch, as if none had left.
         candidates.origins[:, :, self.length - self.start] = (beam + self.live[:, None] * width).to(torch.int32)
-        return candidates
+        return candidates, distinct
 
-    def _best(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """From scores (sources, beams, vocabulary) to the candidates' totals (sources, n) and their places there."""
+    def _best(self, scores: torch.Tensor, by_beam: bool) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """From scores (sources, beams, vocabulary) to the candidates' totals (sources, n) and their places there.
+
+        And whether they were found beam by beam: if that is allowed, and none is near NEVER, where all are alike.
+        """
         search, running = self.search, self.running.scores[:, :, None]
         count = max(2, 1 + search.eos.numel()) * self.width
-        if self.distinct and not search.config.do_sample:
+        if by_beam:
             best, chosen = _best_by_beam(scores, running, count)
             if best[:, -1].min() > NEVER / 2:
-                return best, chosen
-        self.distinct = False
+                return best, chosen, True
         total = (scores + running).flatten(1)
         needed = self.improvable & ~self.finished.done.any(dim=1)
         search.check(total, self.live * search.rows_per_source, needed, self.length)
         if search.config.do_sample:
             chosen = search.draw(total, count, self.live, self.sources)
-            return total.gather(1, chosen), chosen
-        return total.topk(count)
+            return total.gather(1, chosen), chosen, False
+        return *total.topk(count), False
 
     def _ended(self, candidates: Hypotheses) -> torch.Tensor:
         """Which candidates (sources, n) end here."""
         self.length += 1
         return self.search.ended(self._flat(candidates.ids)[:, : self.length]).view(candidates.scores.shape)
 
-    def _advance(self, candidates: Hypotheses, ended: torch.Tensor) -> torch.Tensor:
+    def _advance(self, candidates: Hypotheses, ended: torch.Tensor, distinct: bool) -> torch.Tensor:
         """Sort candidates into those that go on and those that are finished.
 
         Returns the beams (sources, width) that the former continue.
         """
-        if self.distinct and not ended.any():  # they are in order, and most steps are like that
+        if distinct and not ended.any():  # they are in order, and most steps are like that
             self.running = candidates.first(self.width)
         else:
             going_on = candidates.scores + ended * NEVER
