@@ -6,6 +6,7 @@ that many times faster (or smaller). Figures are medians.
 
     python benchmarks/compare.py                     # both shapes, everything
     python benchmarks/compare.py --shape small --rounds 5 --json figures.json
+    python benchmarks/compare.py --device cuda       # what is computed, not what is loaded
 """
 
 from __future__ import annotations
@@ -76,14 +77,17 @@ def main() -> None:
     parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each kind (default 7)")
     parser.add_argument("--only", choices=["load", "encoder", "training", "decoding"], help="one kind of measurement")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (the default) or cuda")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
+    torch.set_default_device(options.device)
+    kinds = KINDS if options.device.type == "cpu" else {kind: KINDS[kind] for kind in KINDS if kind != "load"}
     print(describe(), f"transformers {transformers.__version__}, quintet {quintet.__version__}", sep="\n")
     print(f"\n| {'shape':5} | {'what':38} | {'transformers':>13} | {'quintet':>13} | ratio |")
     print("|---" * 5 + "|", flush=True)
     rows: list[dict[str, Any]] = []
     for shape in SHAPES if options.shape == "both" else [options.shape]:
-        for kind, measure in KINDS.items():
+        for kind, measure in kinds.items():
             if options.only in (None, kind):
                 for row in measure(shape, options.rounds):
                     rows.append({"shape": shape, **row})
@@ -111,15 +115,22 @@ def pair(shape: str) -> tuple[Any, Any]:
 def take_turns(theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int) -> tuple[float, float]:
     """Median milliseconds of both, measured alternately after a warm-up."""
     times: tuple[list[float], list[float]] = ([], [])
-    theirs(), ours()
+    theirs(), ours(), _wait()
     turns = [(theirs, times[0]), (ours, times[1])]
     for _ in range(rounds):
         turns.reverse()  # neither always runs first
         for run, into in turns:
             start = time.perf_counter()
             run()
+            _wait()
             into.append((time.perf_counter() - start) * 1e3)
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _wait() -> None:
+    """Go on when the device has done what it was told to."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _load(shape: str, rounds: int) -> list[dict[str, Any]]:

@@ -10,9 +10,11 @@ import torch
 
 
 def describe() -> str:
-    """One line: processor, cores in use, library versions."""
+    """One line: the GPU if tensors go there by default, processor, cores in use, library versions."""
+    device = torch.get_default_device()
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return (
-        f"{_processor()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, "
+        f"{gpu}{_processor()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}"
     )
 

@@ -6,7 +6,7 @@ Gradients are taken at the rounded weights and move the precise ones behind them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,20 +23,23 @@ class Rounding:
     """
 
     def __init__(self, model: T5PreTrainedModel, config: QuantizationConfig | None) -> None:
-        self._weights = [] if config is None else _weights_to_round(model, config)
+        self._alike: dict[tuple[QuantizationConfig, int, torch.dtype], list[torch.Tensor]] = {}
+        for weight, how in [] if config is None else _weights_to_round(model, config):
+            self._alike.setdefault((how, weight.shape[1], weight.dtype), []).append(weight)
         with self():
             pass
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Inside, the layers have their rounded weights; then the precise ones again."""
-        precise = [weight.data for weight, _ in self._weights]
+        precise = [(weight, weight.data) for weights in self._alike.values() for weight in weights]
         try:
-            for weight, config in self._weights:
-                weight.data = _rounded(weight.data, config)
+            for (how, *_), weights in self._alike.items():
+                for weight, rounded in zip(weights, _rounded(weights, how), strict=True):
+                    weight.data = rounded
             yield
         finally:
-            for (weight, _), data in zip(self._weights, precise, strict=True):
+            for weight, data in precise:
                 weight.data = data
 
 
@@ -52,6 +55,8 @@ def _weights_to_round(
     return [*linears, *((weight, VOCABULARY) for weight in weights.values())]
 
 
-def _rounded(weight: torch.Tensor, config: QuantizationConfig) -> torch.Tensor:
-    size = config.group_size or weight.shape[1]
-    return dequantize(*quantize(weight, config.bits, size, weight.dtype))
+def _rounded(weights: Sequence[torch.Tensor], config: QuantizationConfig) -> Sequence[torch.Tensor]:
+    """Weights of one type and equally many inputs, rounded as one: on a GPU one alone is many kernels and a wait."""
+    together = torch.cat([weight.data for weight in weights])
+    rounded = dequantize(*quantize(together, config.bits, config.group_size or together.shape[1], together.dtype))
+    return rounded.split([len(weight) for weight in weights])
