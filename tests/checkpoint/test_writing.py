@@ -16,9 +16,11 @@ import torch
 from safetensors import safe_open
 
 import quintet.checkpoint.writing as writing
-from quintet.checkpoint import save_tensors
+from quintet.checkpoint import join_checkpoints, save_tensors
 
 from .tiny import assert_same, read, snapshot, some_tensors
+
+INDEX = "model.safetensors.index.json"
 
 
 def names(folder: Path) -> list[str]:
@@ -44,6 +46,32 @@ def test_shards(tmp_path, size):
     index = json.loads(written[-1].read_text())
     assert index["metadata"] == {"total_parameters": 6 * 8 * 4, "total_size": 6 * 8 * 4 * 4}
     assert list(index["weight_map"].values()) == [shard for shard in shards for _ in range(2)]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_parts_become_shards(tmp_path, parts):
+    """As if one had written them all: a single file, or shards with an index that names them."""
+    tensors = some_tensors()
+    folders = [tmp_path / str(number) for number in range(parts)]
+    for number, folder in enumerate(folders):
+        save_tensors(dict(list(tensors.items())[number::parts]), folder)
+    join_checkpoints([*folders, tmp_path / "of a process that had none"], tmp_path / "joined")
+    assert_same(read(tmp_path / "joined"), tensors)
+    save_tensors(tensors, tmp_path / "whole", max_shard_size=16 * 8 * len(tensors) // parts)
+    assert names(tmp_path / "joined") == names(tmp_path / "whole")
+    if parts > 1:
+        indexes = [json.loads((tmp_path / one / INDEX).read_text()) for one in ("joined", "whole")]
+        assert indexes[0]["metadata"] == indexes[1]["metadata"]
+        assert indexes[0]["weight_map"]["layer.1.weight"] == f"model-00002-of-0000{parts}.safetensors"
+
+
+def test_parts_of_several_shards(tmp_path):
+    tensors = some_tensors()
+    save_tensors(dict(list(tensors.items())[:4]), tmp_path / "0", max_shard_size=256)
+    save_tensors(dict(list(tensors.items())[4:]), tmp_path / "1")
+    join_checkpoints([tmp_path / "0", tmp_path / "1"], tmp_path / "joined")
+    assert_same(read(tmp_path / "joined"), tensors)
+    assert names(tmp_path / "joined") == sorted([INDEX, *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3))])
 
 
 def test_a_tensor_larger_than_a_shard_gets_its_own(tmp_path):
@@ -194,7 +222,7 @@ def test_saving_takes_no_second_copy(tmp_path, options):
         """
         import json, re, sys, torch
         from pathlib import Path
-        from quintet.checkpoint import save_tensors
+        from quintet.checkpoint import join_checkpoints, save_tensors
 
         def peak():
             return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
@@ -220,7 +248,7 @@ def test_a_full_disk(old, format_):
     result = child(
         """
         import resource, signal, sys, torch
-        from quintet.checkpoint import save_tensors
+        from quintet.checkpoint import join_checkpoints, save_tensors
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
@@ -246,7 +274,7 @@ def test_a_killed_process(old, moment):
         """
         import os, signal, sys
         from checkpoint.tiny import some_tensors
-        from quintet.checkpoint import save_tensors, writing
+        from quintet.checkpoint import join_checkpoints, save_tensors, writing
         from quintet.files import staging
 
         def die_writing(shard, path, *rest):

@@ -35,11 +35,13 @@ def die(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
 
 where, values = sys.argv[1], json.loads(sys.argv[2])
-make_step, save_tensors = loop.make_step, checkpoints.save_tensors
+make_step, save_tensors, join = loop.make_step, checkpoints.save_tensors, checkpoints.join_checkpoints
 if where == "between":
     loop.make_step = lambda run, drawn: die() if run.progress.step == 5 else make_step(run, drawn)
+elif where == "while writing":
+    checkpoints.save_tensors = lambda given, to: die() if ".parts-6/optimizer" in str(to) else save_tensors(given, to)
 else:
-    checkpoints.save_tensors = lambda given, to: die() if "checkpoint-6" in str(to) else save_tensors(given, to)
+    checkpoints.join_checkpoints = lambda parts, to: die() if "checkpoint-6/optimizer" in str(to) else join(parts, to)
 running.run_training(build(TrainingConfig, values))
 """
 
@@ -51,13 +53,14 @@ def values_of(folder: Path, optim: str = "adafactor", **values: Any) -> dict[str
 
 def test_going_on_after_sigkill_is_exact(tmp_path: Path) -> None:
     whole = run_training(build(TrainingConfig, values_of(tmp_path)))
-    for where in ("between", "while writing"):
+    for where in ("between", "while writing", "while joining"):
         values = values_of(tmp_path, output_dir=str(tmp_path / where))
         command = [sys.executable, "-c", KILLED, where, json.dumps(values)]
         assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
         assert [path.name for path in (tmp_path / where).glob("checkpoint-*")] == ["checkpoint-3"]
         resumed = run_training(build(TrainingConfig, values), resume=True)
         assert resumed.progress == whole.progress
+        assert not list((tmp_path / where).glob(".parts-*"))
         assert same(weights(resumed), weights(whole))
         assert losses(read_log(tmp_path / where)) == losses(read_log(tmp_path / "run"))
         assert [record["step"] for record in read_log(tmp_path / where)] == [1, 2, 3, 4, 5, 6]

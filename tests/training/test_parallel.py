@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 import yaml
 
 import quintet
 from quintet.training.config import TrainingConfig
 from quintet.training.logs import read_log
 from quintet.training.loop import to_tensors
-from quintet.training.parallel import World
+from quintet.training.parallel import World, joined
 from quintet.training.running import run_training
 from quintet.training.settings import build
 
@@ -48,6 +49,7 @@ def test_two_processes_are_one(tmp_path: Path, fsdp: bool, optim: str) -> None:
     two_processes(tmp_path, **{**two, "max_steps": 3})
     run_training(build(TrainingConfig, settings(tmp_path, **{**one, "max_steps": 3})))
     compare(tmp_path)
+    check_shards(tmp_path)
     for name, other in (("one", "two"), ("two", "one")):
         os.rename(tmp_path / name, tmp_path / f"{other}-next")
     for name in ("one", "two"):
@@ -66,6 +68,65 @@ def compare(folder: Path) -> None:
     models = [quintet.AutoModelForSeq2SeqLM.from_pretrained(folder / name).state_dict() for name in ("one", "two")]
     for name, tensor in models[0].items():
         torch.testing.assert_close(models[1][name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def check_shards(folder: Path) -> None:
+    """Of two processes each has written half of a checkpoint, as other libraries read it."""
+    for part in ("", "optimizer"):
+        shards = sorted((folder / "two" / "checkpoint-3" / part).glob("*.safetensors"))
+        assert [path.name for path in shards] == [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+        sizes = [path.stat().st_size for path in shards]
+        assert max(sizes) < 1.5 * min(sizes)
+    weights = {
+        name: transformers.T5ForConditionalGeneration.from_pretrained(folder / name / "checkpoint-3").state_dict()
+        for name in ("one", "two")
+    }
+    for name, tensor in weights["one"].items():
+        torch.testing.assert_close(weights["two"][name], tensor, atol=2e-4, rtol=1e-3)
+
+
+FAILING = """
+import sys, yaml
+from quintet.training import checkpoints
+from quintet.training.config import TrainingConfig
+from quintet.training.running import run_training
+from quintet.training.settings import build
+
+def fail(*_):
+    raise OSError(28, "No space left on device")
+
+import os
+if os.environ["RANK"] == sys.argv[2]:
+    setattr(checkpoints, sys.argv[3], fail)
+try:
+    run_training(build(TrainingConfig, yaml.safe_load(open(sys.argv[1]))))
+except OSError as error:
+    print(os.environ["RANK"], error, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("rank", "what"), [("1", "save_tensors"), ("0", "join_checkpoints")])
+def test_a_process_that_cannot_write_ends_all(tmp_path: Path, rank: str, what: str) -> None:
+    """With what went wrong, without a checkpoint, and without waiting for each other."""
+    config, program = tmp_path / "config.yaml", tmp_path / "program.py"
+    config.write_text(yaml.safe_dump(settings(tmp_path, save_steps=1, max_steps=2)), encoding="utf-8")
+    program.write_text(FAILING, encoding="utf-8")
+    done = subprocess.run([*TORCHRUN, program, config, rank, what], capture_output=True, text=True, timeout=120)
+    assert f"{rank} [Errno 28] No space left on device" in done.stderr, done.stderr[-3000:]
+    assert f"{1 - int(rank)} another process failed" in done.stderr
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.is_dir() and path.name != "tokens"]
+
+
+def test_cuda_without_a_number_is_the_one_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for given, rank, expected in (("cuda", None, 0), ("cuda", "2", 2), ("cuda:1", "2", 1), (None, "3", 3)):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        with joined(given) as world:
+            assert world.device == chosen[-1] == torch.device("cuda", expected)
 
 
 def test_a_share_is_every_nth_row() -> None:

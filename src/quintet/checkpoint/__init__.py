@@ -8,7 +8,7 @@ from quintet.checkpoint.errors import CheckpointError
 from quintet.checkpoint.fp8 import Fp8Checkpoint
 from quintet.checkpoint.header import TensorHeader
 from quintet.checkpoint.reading import Checkpoint, TensorFile, open_checkpoint
-from quintet.checkpoint.writing import save_tensors
+from quintet.checkpoint.writing import join_checkpoints, save_tensors
 
 __all__ = [
     "Checkpoint",
@@ -16,6 +16,7 @@ __all__ = [
     "Fp8Checkpoint",
     "TensorFile",
     "TensorHeader",
+    "join_checkpoints",
     "open_checkpoint",
     "save_tensors",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from quintet.checkpoint.safetensors_file import SafetensorsFile
 from quintet.files import staged
 from quintet.files.names import Layout
 
@@ -46,9 +47,27 @@ def save_tensors(
                 _write_pickle(shard, staging / filename)
         written = list(split.filename_to_tensors)
         if split.is_sharded:
-            (staging / layout.index).write_text(_index(tensors, split), encoding="utf-8")
+            (staging / layout.index).write_text(_index(tensors.values(), split.tensor_to_filename), encoding="utf-8")
             written.append(layout.index)
     return [Path(folder, filename) for filename in written]
+
+
+def join_checkpoints(parts: Iterable[Path], folder: str | os.PathLike[str]) -> None:
+    """Make one checkpoint of several, each of other tensors: their safetensors files move into `folder` as its shards.
+
+    A single file becomes model.safetensors. All or nothing for `folder` (see `staged`), which must be on the parts'
+    disk; the parts are used up either way. Raises OSError if it cannot be written.
+    """
+    layout = Layout()
+    files = [SafetensorsFile(path) for part in parts for path in sorted(part.glob(layout.pattern.format(suffix="*")))]
+    names = [layout.pattern.format(suffix=f"-{number:05}-of-{len(files):05}") for number in range(1, len(files) + 1)]
+    with staged(folder) as staging:
+        for file, name in zip(files, names if len(files) > 1 else [layout.single], strict=True):
+            os.replace(file.path, staging / name)
+        if len(files) > 1:
+            places = {tensor: name for file, name in zip(files, names, strict=True) for tensor in file.names}
+            tensors = [file.tensor(tensor) for file in files for tensor in file.names]
+            (staging / layout.index).write_text(_index(tensors, places), encoding="utf-8")
 
 
 def check_shard_size(max_shard_size: int | str) -> None:
@@ -97,10 +116,12 @@ def _split(tensors: Mapping[str, torch.Tensor], layout: Layout, max_shard_size: 
         raise ValueError(f"max_shard_size {max_shard_size!r} is no size: {error}") from error
 
 
-def _index(tensors: Mapping[str, torch.Tensor], split: StateDictSplit) -> str:
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    notes = {"total_parameters": parameters, **split.metadata}
-    return json.dumps({"metadata": notes, "weight_map": split.tensor_to_filename}, indent=2, sort_keys=True) + "\n"
+def _index(tensors: Collection[torch.Tensor], places: Mapping[str, str]) -> str:
+    notes = {
+        "total_parameters": sum(tensor.numel() for tensor in tensors),
+        "total_size": sum(tensor.nbytes for tensor in tensors),
+    }
+    return json.dumps({"metadata": notes, "weight_map": places}, indent=2, sort_keys=True) + "\n"
 
 
 def _write_safetensors(shard: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -141,16 +141,20 @@ class T5PreTrainedModel(nn.Module):
         """
         if not is_main_process:
             return
-        tensors = self._unique_tensors(self.state_dict() if state_dict is None else state_dict)
-        self.config.architectures = [type(self).__name__]
-        self.config.dtype = self.dtype
+        tensors = self.unique_tensors(self.state_dict() if state_dict is None else state_dict)
         with staged(save_directory) as folder:
-            self.config.save_pretrained(folder)
-            if self.generation_config is not None:
-                self.generation_config.save_pretrained(folder)
+            self.save_configuration(folder)
             save_tensors(
                 tensors, folder, max_shard_size=max_shard_size, safe_serialization=safe_serialization, variant=variant
             )
+
+    def save_configuration(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write what `save_pretrained` writes beside the weights: config.json and the generation configuration."""
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = self.dtype
+        self.config.save_pretrained(save_directory)
+        if self.generation_config is not None:
+            self.generation_config.save_pretrained(save_directory)
 
     def dequantize(self) -> T5PreTrainedModel:
         """Turn rounded weights back into floats, those that the model computes with; returns the model itself.
@@ -161,7 +165,7 @@ class T5PreTrainedModel(nn.Module):
         restoring.restore_floats(self)
         return self
 
-    def _unique_tensors(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def unique_tensors(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A state dict without the second names of tied weights."""
         aliases = self.tied_names()
         return {name: tensor for name, tensor in state.items() if name not in aliases}

@@ -2,8 +2,9 @@
 
 `optimizer/` has the optimiser's state under the parameters' names, `training_state.json` the rest: the step, where the
 data is, the settings. A model with adapters is saved as one without, and its adapters beside it in `adapters/`, as peft
-has them. A checkpoint's folder appears under its name when all of it is on the disk. Random states are not stored: a
-step's random numbers follow from the seed and the step.
+has them. Of several processes each writes its part of the tensors, all on one disk. A checkpoint's folder appears under
+its name when all of it is on the disk. Random states are not stored: a step's random numbers follow from the seed and
+the step.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from typing import Any
 
 import torch
 
-from quintet.checkpoint import open_checkpoint, save_tensors
+from quintet.checkpoint import join_checkpoints, open_checkpoint, save_tensors
 from quintet.files import new_folder, read_json, staged
 from quintet.hub import Source
 from quintet.training.adapters import load_adapters, merged_weights
 from quintet.training.config import AnyConfig
 from quintet.training.loop import Progress, Run
-from quintet.training.parallel import fill, gathered
+from quintet.training.parallel import fill, shared_out
 from quintet.training.settings import flatten
 
 PREFIX = "checkpoint-"
 STATE = "training_state.json"
-OPTIMIZER = "optimizer"
+PARTS = ".parts-"  # what processes have written of a checkpoint that is not one yet
+MODEL, OPTIMIZER = "model", "optimizer"
 ADAPTERS = "adapters"
 DECISIVE = (
     *("optim", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2"),
@@ -59,18 +61,34 @@ def save(run: Run) -> None:
         "settings": flatten(run.config),
         "processes": run.world.size,
     }
-    weights = run.model.state_dict() if run.adapters is None else merged_weights(run.model)
-    weights, moments = gathered(weights, run.world), gathered(_optimizer_state(run), run.world)
+    weights = run.model.unique_tensors(run.model.state_dict() if run.adapters is None else merged_weights(run.model))
+    shares = {MODEL: shared_out(weights, run.world), OPTIMIZER: shared_out(_optimizer_state(run), run.world)}
+    parts = folder / f"{PARTS}{run.progress.step}"
+    try:
+        with run.world.all_or_none():
+            for name, tensors in shares.items():
+                if tensors:  # there may be more processes than tensors
+                    save_tensors(tensors, parts / name / str(run.world.rank))
+        with run.world.all_or_none():
+            if run.world.is_main:
+                _publish(run, parts, target, state)
+    finally:
+        if run.world.is_main:
+            shutil.rmtree(parts, ignore_errors=True)
     if run.world.is_main:
-        with new_folder(target) as staging:
-            run.model.save_pretrained(staging, state_dict=weights)
-            run.tokenizer.save_pretrained(staging)
-            save_tensors(moments, staging / OPTIMIZER)
-            if run.adapters is not None:
-                run.adapters.save_pretrained(staging / ADAPTERS)
-            (staging / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         _remove_old(folder, run)
-    run.world.wait()
+
+
+def _publish(run: Run, parts: Path, target: Path, state: Mapping[str, Any]) -> None:
+    """Make a checkpoint of what the processes have written."""
+    with new_folder(target) as staging:
+        for name, folder in ((MODEL, staging), (OPTIMIZER, staging / OPTIMIZER)):
+            join_checkpoints([parts / name / str(rank) for rank in range(run.world.size)], folder)
+        run.model.save_configuration(staging)
+        run.tokenizer.save_pretrained(staging)
+        if run.adapters is not None:
+            run.adapters.save_pretrained(staging / ADAPTERS)
+        (staging / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
 
 def load(run: Run, folder: Path) -> None:
@@ -104,6 +122,8 @@ def finish(run: Run) -> None:
 
 
 def _remove_old(folder: Path, run: Run) -> None:
+    for path in folder.glob(f"{PARTS}*"):
+        shutil.rmtree(path)
     *others, _ = checkpoints_in(folder)
     kept = run.config.run.save_total_limit - 1
     for path in others[: len(others) - kept]:

@@ -1,7 +1,9 @@
 """One process or several: who this one is, its share of a batch, sums over all, and weights that lie in shards.
 
 DDP keeps everything in every process; FSDP2 cuts parameters, gradients and optimiser states into shards, a block of the
-network at a time. What is written is whole in both cases, so that another number of processes can go on with it.
+network at a time. What is written are whole tensors in both cases, some by each process, so that another number of
+processes can go on with it. Not by torch.distributed.checkpoint: its own format is pickled and no model folder, and its
+safetensors lose scalars and what other readers look for in a header (PyTorch 2.13).
 """
 
 from __future__ import annotations
@@ -46,18 +48,28 @@ class World:
             dist.all_reduce(value)
         return value
 
-    def wait(self) -> None:
-        """Go on when all processes are here."""
-        if self.size > 1:
-            dist.barrier()
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """What is done inside has been done by all processes when it ends, or else each of them raises.
+
+        Raises OSError where it was another process that failed.
+        """
+        done = torch.zeros((), device=self.device)
+        try:
+            yield
+            done += 1
+        finally:
+            everywhere = self.total(done).item() == self.size
+        if not everywhere:
+            raise OSError("another process failed, and says why")
 
 
 @contextmanager
 def joined(device: str | None) -> Iterator[World]:
     """The world that `torchrun` describes in the environment, or one process alone.
 
-    Without a device, a GPU if there is one: that of the process's local rank. Raises ValueError for a device that is
-    not here.
+    Without a device, a GPU if there is one; without a number, that of the process's local rank. Raises ValueError for a
+    device that is not here.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     place = _device(device)
@@ -73,10 +85,13 @@ def joined(device: str | None) -> Iterator[World]:
 
 def _device(name: str | None) -> torch.device:
     if name is None:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = checked_device(name, "device", "cpu, cuda or cuda:1")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if device.type != "cuda":
+        return device
+    if device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
     return device
 
 
@@ -115,15 +130,18 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def gathered(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
-    """Tensors in one piece, in the main process's memory; none in others. All processes must ask for them.
+def shared_out(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
+    """Tensors in one piece, each in the memory of one process, as much in one as in another. All must ask for them.
 
     One after another: no device ever holds more of them than its shards and one in one piece.
     """
+    held = [0] * world.size
     found = {}
     for name, tensor in tensors.items():
+        owner = held.index(min(held))
+        held[owner] += tensor.numel() * tensor.itemsize
         piece = whole(tensor)
-        if world.is_main:
+        if owner == world.rank:
             found[name] = piece.cpu()
     return found
 
