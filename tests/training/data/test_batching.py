@@ -136,6 +136,32 @@ def test_little_of_large_batches_is_padding() -> None:
     assert real > 0.8 * padded
 
 
+def real_tokens(lengths: np.ndarray, limits: Limits) -> float:
+    """The share of a batch's tokens that are no padding."""
+    batches = limits.cut(lengths)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    return float(lengths.sum() / sum(len(batch) * lengths[batch].max(axis=0).sum() for batch in batches))
+
+
+@pytest.mark.parametrize(
+    ("longest", "count", "least"),
+    [((30, 20), 32768, 0.97), ((30, 20), 2048, 0.85), ((1000, 60), 8192, 0.945), ((400, 400), 32768, 0.94)],
+)
+def test_short_and_long_few_and_many(longest: tuple[int, int], count: int, least: float) -> None:
+    """By source or target alone, or as if each length were the only one of its kind, some have a third of padding."""
+    rng = np.random.default_rng(0)
+    lengths = np.stack([rng.integers(1, limit + 1, count) for limit in longest], axis=1)
+    assert real_tokens(lengths, Limits(max_examples=64)) > least
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "window"), [(100, 8, 8192), (20_000, 8, 20_000), (50_000, 8, 32768), (100, 2048, 65536)]
+)
+def test_a_window_is_an_epoch_within_limits(examples: int, batch: int, window: int) -> None:
+    batches = BucketedBatches(Stream([toy_set(examples)]), Limits(max_examples=batch))
+    assert batches.state_dict()["options"]["window"] == window
+
+
 def test_examples_are_bounded() -> None:
     assert all(len(batch) == 7 for batch in take(by_count(), 20))
     both = take(by_tokens(max_examples=3), 20)

@@ -18,7 +18,7 @@ from quintet.training.data.examples import Example, lengths_of
 from quintet.training.data.packing import pack
 from quintet.training.data.stream import Stream, Ticket
 
-SMALLEST_WINDOW = 8192
+SMALL_WINDOW, LARGE_WINDOW = 8192, 32768
 BATCHES_IN_WINDOW = 32
 """In a window of few batches the examples of each would differ in length: a quarter of the tokens would be padding."""
 _SHUFFLE = 3  # the stream's own random numbers are 0 to 2
@@ -99,12 +99,16 @@ class Batches(Generic[Row]):
 class BucketedBatches(Batches[Example]):
     """Batches of examples of similar length, each as large as `limits` allow.
 
-    Raises ValueError if an example may be over the limits.
+    The window is an epoch, but at least SMALL_WINDOW and at most LARGE_WINDOW examples (64 sentences a batch: 6 or 2
+    tokens of a hundred are padding), and always some batches long. Raises ValueError if an example may be over the
+    limits.
     """
 
     def __init__(self, stream: Stream, limits: Limits, window: int | None = None) -> None:
         if window is None:
-            window = max(SMALLEST_WINDOW, BATCHES_IN_WINDOW * (limits.max_examples or 0))
+            epoch = sum(map(len, stream.sets))
+            window = min(max(epoch, SMALL_WINDOW), LARGE_WINDOW)
+            window = max(window, BATCHES_IN_WINDOW * (limits.max_examples or 0))
         _check_positive(window=window)
         limits.check(stream.longest)
         super().__init__(stream, window, asdict(limits))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from quintet.training.data.examples import Example, Examples, lengths_of
+
+WIDTHS = (1, 4, 16)
+"""Sources of a batch may differ by so many tokens, more or less: few where there are many short ones."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +40,39 @@ class Limits:
             )
 
     def cut(self, lengths: np.ndarray) -> list[list[int]]:
-        """From lengths (examples, 2) of sources and targets to batches of places, all of them full but the last."""
-        max_tokens = np.inf if self.max_tokens is None else self.max_tokens
+        """From lengths (examples, 2) of sources and targets to batches of places, all of them full but the last.
+
+        Of several orders that with the least padding: how alike sources must be depends on how many examples there are.
+        """
+        orders = (_by_length(lengths, width) for width in WIDTHS)
+        return min((self._cut(lengths, order) for order in orders), key=lambda batches: _cost(lengths, batches))
+
+    def _cut(self, lengths: np.ndarray, order: np.ndarray) -> list[list[int]]:
+        max_tokens = math.inf if self.max_tokens is None else self.max_tokens
         batches: list[list[int]] = [[]]
-        longest = np.zeros(2, dtype=np.int64)
-        for place in _by_length(lengths):
-            longest = np.maximum(longest, lengths[place])
-            if (len(batches[-1]) + 1) * longest.sum() > max_tokens or len(batches[-1]) == self.max_examples:
+        longest_source = longest_target = 0
+        for place, (source, target) in zip(order.tolist(), lengths[order].tolist(), strict=True):
+            longest_source, longest_target = max(longest_source, source), max(longest_target, target)
+            size = len(batches[-1])
+            if size == self.max_examples or (size + 1) * (longest_source + longest_target) > max_tokens:
                 batches.append([])
-                longest = lengths[place]
-            batches[-1].append(int(place))
+                longest_source, longest_target = source, target
+            batches[-1].append(place)
         return batches
 
 
-def _by_length(lengths: np.ndarray) -> np.ndarray:
-    """Places in an order in which neighbours are alike on both sides: sources rise, targets rise and fall in turn."""
-    step, targets = lengths[:, 0] // 2, lengths[:, 1]
+def _by_length(lengths: np.ndarray, width: int) -> np.ndarray:
+    """Places in an order in which neighbours are alike on both sides: sources rise, targets rise and fall in turn.
+
+    Sources that differ by less than `width` count as equal.
+    """
+    step, targets = lengths[:, 0] // width, lengths[:, 1]
     return np.lexsort((np.where(step % 2, -targets, targets), step))
+
+
+def _cost(lengths: np.ndarray, batches: list[list[int]]) -> int:
+    """Tokens of all batches, padding included."""
+    return sum(len(batch) * int(lengths[batch].max(axis=0).sum()) for batch in batches if batch)
 
 
 def every_example(examples: Examples, limits: Limits) -> Iterator[list[Example]]:
