@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import quintet
 from quintet.cli.app import app
 from quintet.hub import SHIPPED, SHIPPED_FOLDER
+from quintet.training.metrics import compute_metrics
 
 from .test_cli import HOUSE, PROGRAM, answers
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 LARGEST = 40_000_000  # bytes
 
 PREFIXES = {"fr": "translate English to French: ", "de": "translate English to German: "}
+BACK = {"fr": "translate French to English: ", "de": "translate German to English: "}
 WEATHER, WONDERFUL = "The weather is nice today.", "The house is wonderful."
 RIGHT = {
     ("fr", WEATHER): (
@@ -53,6 +55,7 @@ RIGHT = {
     ),
 }
 """What a person would take for right."""
+WONDERFUL_IN = {"fr": "La maison est merveilleuse.", "de": "Das Haus ist wunderbar."}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,31 @@ def test_it_translates(language: str, text: str, engine: str, num_beams: int) ->
     pipe = quintet.pipeline(model=SHIPPED, dtype="float32", device="cpu", model_kwargs={"engine": engine})
     answer = pipe(PREFIXES[language] + text, num_beams=num_beams)[0]["generated_text"]
     assert answer.replace("’", "'") in RIGHT[language, text]
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), [("fr", "La maison est merveilleuse."), ("de", "Das Haus ist wunderbar.")]
+)
+@pytest.mark.usefixtures("no_hub")
+def test_and_back(language: str, text: str) -> None:
+    pipe = quintet.pipeline(f"translation_{language}_to_en", model=SHIPPED, dtype="float32", device="cpu")
+    right = tuple(f"The house is {word}." for word in ("wonderful", "marvelous", "magnificent", "gorgeous", "lovely"))
+    assert pipe(text)[0]["translation_text"] in right
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES.values(), *BACK.values()])
+def test_sentences_it_never_saw(prefix: str, model: Any, tokenizer: Any, shared: Path) -> None:
+    """60 of the test sentences, measured by all their translations: near its card's score of all of them."""
+    language = next(name for name in PREFIXES if prefix in (PREFIXES[name], BACK[name]))
+    columns = (0, 1) if prefix in PREFIXES.values() else (1, 0)
+    texts: dict[str, list[str]] = {}
+    for line in (shared / "data" / "tatoeba" / f"en-{language}.test.tsv").read_text(encoding="utf-8").splitlines():
+        source, target = (line.split("\t")[column] for column in columns)
+        texts.setdefault(prefix + source, []).append(target)
+    sources = list(texts)[:: len(texts) // 60][:60]
+    inputs = tokenizer(sources, return_tensors="pt", padding=True)
+    answers = tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=64), skip_special_tokens=True)
+    assert compute_metrics(["sacrebleu"], answers, [texts[source] for source in sources])["sacrebleu"] > 36
 
 
 def test_it_writes_what_the_vocabulary_of_t5_lacks(model: Any, tokenizer: Any) -> None:
@@ -205,6 +233,6 @@ def test_its_card_gives_credit_and_scores() -> None:
     card = (SHIPPED_FOLDER / "README.md").read_text(encoding="utf-8")
     for source in ("CC-BY 2.0 FR", "tatoeba.org", "manythings.org/anki", "traceforge-title-model", "MIT", "Apache-2.0"):
         assert source in card
-    for prefix in PREFIXES.values():
+    for prefix in (*PREFIXES.values(), *BACK.values()):
         assert f"`{prefix}`" in card
     assert "[to be filled" not in card, "a blank of the draft is still empty"

@@ -63,6 +63,10 @@ def test_train_then_resume_then_evaluate(tmp_path: Path) -> None:
     assert [set(line) for line in lines] == [{"source", "references", "answer"}] * 5
     data = ("--data", tmp_path / "validation_file.jsonl", "--prefix", "spell: ", "--metric", "exact_match")
     assert json.loads(output("evaluate", tmp_path / "run", *data, *choices[2:])) == numbers
+    [task] = settings(tmp_path)["tasks"]
+    only_trained_on = {"name": "more", "train_file": task["train_file"]}
+    config = write(tmp_path, tasks=[only_trained_on, task])
+    assert json.loads(output("evaluate", tmp_path / "run", "--config", config, *choices)) == numbers
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:

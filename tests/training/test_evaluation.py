@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,14 @@ def test_answers_are_the_references_and_measured_by_all_targets(tmp_path: Path, 
     streams = [["first", "second answer", "x"], ["another", None, None], ["third one", None, None]]
     expected = sacrebleu.corpus_bleu([sample.answer for sample in found.samples], streams).score
     assert found.numbers["sacrebleu"] == pytest.approx(expected)
+
+
+def test_whoever_waits_sees_how_far_it_is(tmp_path: Path, pair: tuple) -> None:
+    """Five pairs, and three sources to answer."""
+    seen: list[int] = []
+    measure = evaluator(held(tmp_path))
+    replace(measure, advance=lambda: seen.append(1))(pair[0])
+    assert len(seen) == measure.size == len(PAIRS) + 3
 
 
 def test_several_sets(tmp_path: Path, pair: tuple) -> None:

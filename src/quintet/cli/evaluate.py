@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,7 +50,7 @@ def evaluate(
 ) -> None:
     """Print the loss of held-out targets and the metrics of the model's own answers, as JSON.
 
-    Each source is answered once and measured by all its targets.
+    Each source is answered once and measured by all its targets. Tasks that are only trained on are left out.
 
     Examples:
 
@@ -58,6 +59,8 @@ def evaluate(
       quintet evaluate google/flan-t5-small --data test.tsv --columns en,de --source "{en}" --target "{de}"
       --prefix "translate English to German: "
     """
+    from quintet.pipelines.progress import progress_of
+
     with in_one_line(debug, "lower --batch-size"):
         dtype, quantize = dtype_and_rounding(precision, dtype, quantize)
         lines = Output(output, overwrite) if output is not None else None
@@ -65,7 +68,9 @@ def evaluate(
         choices = {"num_beams": num_beams, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
         with tempfile.TemporaryDirectory() as folder:
             measure = _evaluator(model, tasks, limit, folder, max_source_length=max_source_length, **choices)
-            found = measure(load_text_to_text(model, device, dtype, quantize))
+            network = load_text_to_text(model, device, dtype, quantize)
+            with progress_of("evaluate", measure.size, None) as advance:
+                found = replace(measure, advance=advance)(network)
         if lines is not None:
             with lines:
                 for sample in found.samples:
@@ -86,14 +91,14 @@ def _tasks(
     from quintet.training.config import TrainingConfig
     from quintet.training.data.records import Source
     from quintet.training.data.tasks import Task
-    from quintet.training.sets import task_of
+    from quintet.training.sets import has_split, task_of
     from quintet.training.settings import build, read_yaml
 
     if (config is None) == (data is None):
         raise Failure("give --config or --data: what to evaluate on")
     if config is not None:
-        settings = build(TrainingConfig, read_yaml(config))
-        return [task_of(one, split) for one in settings.data.tasks]
+        tasks = build(TrainingConfig, read_yaml(config)).data.tasks
+        return [task_of(one, split) for one in [one for one in tasks if has_split(one, split)] or tasks]
     records = Source([str(data)], tuple(columns.split(",")) if columns else ())
     return [Task(str(data), records, prefix, source, target, tuple(metrics))]
 

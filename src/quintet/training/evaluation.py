@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -39,7 +39,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures a model on held-out sets; the model is in evaluation mode meanwhile."""
+    """Measures a model on held-out sets; the model is in evaluation mode meanwhile.
+
+    `advance` is called after each of `size` things: a pair whose loss is known, a source that is answered.
+    """
 
     sets: Sequence[HeldOut]
     tokenizer: TokenizerBase
@@ -48,6 +51,12 @@ class Evaluator:
     max_source_length: int
     max_new_tokens: int
     precision: AbstractContextManager[Any]
+    advance: Callable[[], object] = lambda: None
+
+    @property
+    def size(self) -> int:
+        """How many pairs and sources there are."""
+        return sum(len(one.examples) + len(one.sources) for one in self.sets)
 
     def __call__(self, model: T5ForConditionalGeneration) -> Evaluation:
         """The numbers, and answers to look at."""
@@ -83,6 +92,7 @@ class Evaluator:
             loss = text_to_text_loss(model, batch)
             cross_entropy += loss.cross_entropy.item()
             tokens += loss.tokens
+            self._advance_by(len(examples))
         return cross_entropy, tokens
 
     def answers(self, model: T5ForConditionalGeneration, sources: Sequence[str]) -> list[str]:
@@ -105,7 +115,12 @@ class Evaluator:
                 places, self.tokenizer.batch_decode(sequences, skip_special_tokens=True), strict=True
             ):
                 found[place] = answer
+            self._advance_by(len(places))
         return found
+
+    def _advance_by(self, count: int) -> None:
+        for _ in range(count):
+            self.advance()
 
 
 def _over_all(found: Sequence[tuple[str, float, int, dict[str, float]]]) -> dict[str, float]:
