@@ -77,11 +77,13 @@ def main() -> None:
     parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each kind (default 7)")
     parser.add_argument("--only", choices=["load", "encoder", "training", "decoding"], help="one kind of measurement")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (the default) or cuda")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
+    if options.device == "cuda" and options.only == "load":
+        parser.error("what is loaded is measured on a CPU")
     torch.set_default_device(options.device)
-    kinds = KINDS if options.device.type == "cpu" else {kind: KINDS[kind] for kind in KINDS if kind != "load"}
+    kinds = KINDS if options.device == "cpu" else {kind: KINDS[kind] for kind in KINDS if kind != "load"}
     print(describe(), f"transformers {transformers.__version__}, quintet {quintet.__version__}", sep="\n")
     print(f"\n| {'shape':5} | {'what':38} | {'transformers':>13} | {'quintet':>13} | ratio |")
     print("|---" * 5 + "|", flush=True)

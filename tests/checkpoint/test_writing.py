@@ -55,7 +55,7 @@ def test_parts_become_shards(tmp_path, parts):
     folders = [tmp_path / str(number) for number in range(parts)]
     for number, folder in enumerate(folders):
         save_tensors(dict(list(tensors.items())[number::parts]), folder)
-    join_checkpoints([*folders, tmp_path / "of a process that had none"], tmp_path / "joined")
+    join_checkpoints([*folders, tmp_path / "of a process that had none"], tmp_path / "joined", tensors)
     assert_same(read(tmp_path / "joined"), tensors)
     save_tensors(tensors, tmp_path / "whole", max_shard_size=16 * 8 * len(tensors) // parts)
     assert names(tmp_path / "joined") == names(tmp_path / "whole")
@@ -69,9 +69,21 @@ def test_parts_of_several_shards(tmp_path):
     tensors = some_tensors()
     save_tensors(dict(list(tensors.items())[:4]), tmp_path / "0", max_shard_size=256)
     save_tensors(dict(list(tensors.items())[4:]), tmp_path / "1")
-    join_checkpoints([tmp_path / "0", tmp_path / "1"], tmp_path / "joined")
+    join_checkpoints([tmp_path / "0", tmp_path / "1"], tmp_path / "joined", tensors.keys())
     assert_same(read(tmp_path / "joined"), tensors)
     assert names(tmp_path / "joined") == sorted([INDEX, *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3))])
+
+
+def test_parts_that_do_not_make_a_whole(tmp_path):
+    """As on machines that share no disk, or where something of a former save is left."""
+    tensors = some_tensors()
+    for part, names_of_it in (("0", [0, 1, 2]), ("1", [3, 4, 5]), ("2", [5])):
+        save_tensors({f"layer.{i}.weight": tensors[f"layer.{i}.weight"] for i in names_of_it}, tmp_path / part)
+    for parts, wrong in (("0", r"layer\.3\.weight, layer\.4\.weight"), ("012", r"layer\.5\.weight"), ("", "layer")):
+        with pytest.raises(OSError, match=rf"lack tensors or hold them twice: {wrong}"):
+            join_checkpoints([tmp_path / part for part in parts], tmp_path / "joined", tensors)
+        assert not (tmp_path / "joined").exists()
+    join_checkpoints([tmp_path / "0", tmp_path / "1"], tmp_path / "joined", tensors)
 
 
 def test_a_tensor_larger_than_a_shard_gets_its_own(tmp_path):
@@ -222,7 +234,7 @@ def test_saving_takes_no_second_copy(tmp_path, options):
         """
         import json, re, sys, torch
         from pathlib import Path
-        from quintet.checkpoint import join_checkpoints, save_tensors
+        from quintet.checkpoint import save_tensors
 
         def peak():
             return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
@@ -248,7 +260,7 @@ def test_a_full_disk(old, format_):
     result = child(
         """
         import resource, signal, sys, torch
-        from quintet.checkpoint import join_checkpoints, save_tensors
+        from quintet.checkpoint import save_tensors
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
@@ -274,7 +286,7 @@ def test_a_killed_process(old, moment):
         """
         import os, signal, sys
         from checkpoint.tiny import some_tensors
-        from quintet.checkpoint import join_checkpoints, save_tensors, writing
+        from quintet.checkpoint import save_tensors, writing
         from quintet.files import staging
 
         def die_writing(shard, path, *rest):

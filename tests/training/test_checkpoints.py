@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ if where == "between":
 elif where == "while writing":
     checkpoints.save_tensors = lambda given, to: die() if ".parts-6/optimizer" in str(to) else save_tensors(given, to)
 else:
-    checkpoints.join_checkpoints = lambda parts, to: die() if "checkpoint-6/optimizer" in str(to) else join(parts, to)
+    checkpoints.join_checkpoints = lambda *given: die() if "checkpoint-6/optimizer" in str(given[1]) else join(*given)
 running.run_training(build(TrainingConfig, values))
 """
 
@@ -58,6 +59,9 @@ def test_going_on_after_sigkill_is_exact(tmp_path: Path) -> None:
         command = [sys.executable, "-c", KILLED, where, json.dumps(values)]
         assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
         assert [path.name for path in (tmp_path / where).glob("checkpoint-*")] == ["checkpoint-3"]
+        shutil.copytree(
+            tmp_path / where / "checkpoint-3" / "optimizer", tmp_path / where / ".parts-4" / "optimizer" / "7"
+        )
         resumed = run_training(build(TrainingConfig, values), resume=True)
         assert resumed.progress == whole.progress
         assert not list((tmp_path / where).glob(".parts-*"))

@@ -17,7 +17,7 @@ import quintet
 from quintet.training.config import TrainingConfig
 from quintet.training.logs import read_log
 from quintet.training.loop import to_tensors
-from quintet.training.parallel import World, joined
+from quintet.training.parallel import World, joined, own_share
 from quintet.training.running import run_training
 from quintet.training.settings import build
 
@@ -134,6 +134,18 @@ def test_a_share_is_every_nth_row() -> None:
     shares = [World(rank, 2).share(rows) for rank in range(2)]
     assert shares == [[0, 2, 4], [1, 3]]
     assert World(1, 2).share([7]) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_each_tensor_has_one_owner(size: int) -> None:
+    tensors = {str(number): torch.zeros(number) for number in (9, 3, 7, 1, 5)}
+    shares = [
+        own_share(dict(reversed(tensors.items())) if rank else tensors, World(rank, size)) for rank in range(size)
+    ]
+    assert sorted(name for share in shares for name in share) == sorted(tensors)
+    if size == 2:
+        loads = [sum(map(len, share.values())) for share in shares]
+        assert max(loads) < 2 * min(loads)
 
 
 def test_a_process_without_a_row_adds_nothing(tmp_path: Path) -> None:

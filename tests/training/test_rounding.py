@@ -43,6 +43,18 @@ def test_a_step_is_that_of_the_quantized_model(tmp_path: Path, values: dict[str,
         assert torch.allclose(found[name], parameter.grad, atol=1e-5), name
 
 
+@pytest.mark.parametrize("numbers", [1, 20_000, 2**24])
+def test_each_weight_becomes_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    """However many are rounded together, and whatever their heights."""
+    monkeypatch.setattr("quintet.training.rounding.NUMBERS_TOGETHER", numbers)
+    run = new_run(tmp_path, quantization_config=ALL)
+    run.model.save_pretrained(tmp_path / "precise")
+    load = quintet.T5ForConditionalGeneration.from_pretrained
+    loaded = load(tmp_path / "precise", quantization_config=QuantizationConfig(**ALL), engine="eager").dequantize()
+    with run.rounding():
+        assert same(weights(run), dict(loaded.named_parameters()))
+
+
 def test_the_precise_weights_come_back(tmp_path: Path) -> None:
     run = new_run(tmp_path, quantization_config=ALL)
     before = weights(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -52,14 +53,16 @@ def save_tensors(
     return [Path(folder, filename) for filename in written]
 
 
-def join_checkpoints(parts: Iterable[Path], folder: str | os.PathLike[str]) -> None:
+def join_checkpoints(parts: Iterable[Path], folder: str | os.PathLike[str], expected: Collection[str]) -> None:
     """Make one checkpoint of several, each of other tensors: their safetensors files move into `folder` as its shards.
 
     A single file becomes model.safetensors. All or nothing for `folder` (see `staged`), which must be on the parts'
-    disk; the parts are used up either way. Raises OSError if it cannot be written.
+    disk; after a failure parts may be gone. Raises OSError if together the parts do not hold each of the `expected`
+    tensors once, or if `folder` cannot be written.
     """
     layout = Layout()
     files = [SafetensorsFile(path) for part in parts for path in sorted(part.glob(layout.pattern.format(suffix="*")))]
+    _check_complete(files, expected)
     names = [layout.pattern.format(suffix=f"-{number:05}-of-{len(files):05}") for number in range(1, len(files) + 1)]
     with staged(folder) as staging:
         for file, name in zip(files, names if len(files) > 1 else [layout.single], strict=True):
@@ -68,6 +71,16 @@ def join_checkpoints(parts: Iterable[Path], folder: str | os.PathLike[str]) -> N
             places = {tensor: name for file, name in zip(files, names, strict=True) for tensor in file.names}
             tensors = [file.tensor(tensor) for file in files for tensor in file.names]
             (staging / layout.index).write_text(_index(tensors, places), encoding="utf-8")
+
+
+def _check_complete(files: Collection[SafetensorsFile], expected: Collection[str]) -> None:
+    found, wanted = Counter(name for file in files for name in file.names), Counter(list(expected))
+    wrong = sorted((found - wanted) + (wanted - found))
+    if wrong or not files:
+        raise OSError(
+            f"The parts of the checkpoint lack tensors or hold them twice: {', '.join(wrong[:5]) or 'all'}. All "
+            "processes must write to the same disk."
+        )
 
 
 def check_shard_size(max_shard_size: int | str) -> None:

@@ -50,7 +50,8 @@ def evaluate(
 ) -> None:
     """Print the loss of held-out targets and the metrics of the model's own answers, as JSON.
 
-    Each source is answered once and measured by all its targets. Tasks that are only trained on are left out.
+    Each source is answered once and measured by all its targets. Tasks without data of that split are left
+    out, which is said.
 
     Examples:
 
@@ -98,7 +99,11 @@ def _tasks(
         raise Failure("give --config or --data: what to evaluate on")
     if config is not None:
         tasks = build(TrainingConfig, read_yaml(config)).data.tasks
-        return [task_of(one, split) for one in [one for one in tasks if has_split(one, split)] or tasks]
+        chosen = [one for one in tasks if has_split(one, split)] or tasks
+        for one in tasks:
+            if one not in chosen:
+                typer.echo(f"quintet: task {one.name} has no {split}_file and is left out", err=True)
+        return [task_of(one, split) for one in chosen]
     records = Source([str(data)], tuple(columns.split(",")) if columns else ())
     return [Task(str(data), records, prefix, source, target, tuple(metrics))]
 

@@ -13,7 +13,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="A folder, or a name on the Hub; quintet-mini, in the package: English from and to French, German.",
+        help="A folder, or a name on the Hub; quintet-mini, in the package: English to French or German, and back.",
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEV", help="cpu, cuda, cuda:1, or a CUDA number (-1: CPU).")]

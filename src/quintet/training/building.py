@@ -16,8 +16,16 @@ from quintet.model.heads import T5ForConditionalGeneration
 from quintet.quantize import QuantizationConfig
 from quintet.tokenizers.base import TokenizerBase
 from quintet.training.adapters import add_adapters
-from quintet.training.config import LEARNING_RATES, AnyConfig, BatchConfig, ModelConfig, OptimizerConfig, check
-from quintet.training.data.batching import Ahead, BucketedBatches, PackedBatches
+from quintet.training.config import (
+    LEARNING_RATES,
+    AnyConfig,
+    BatchConfig,
+    CorpusConfig,
+    ModelConfig,
+    OptimizerConfig,
+    check,
+)
+from quintet.training.data.batching import Ahead, BucketedBatches, PackedBatches, window_of
 from quintet.training.data.buckets import Limits
 from quintet.training.data.collators import PackingCollator, PaddingCollator
 from quintet.training.data.stream import Stream
@@ -168,7 +176,9 @@ def _batches(config: AnyConfig, stream: Stream, model: T5Config, world: World) -
         lengths = (config.data.max_source_length, cast(int, config.data.max_target_length))
         return Ahead(PackedBatches(stream, cast(int, rows), *lengths)), PackingCollator(model, *lengths)
     limits = Limits(_times(batch.per_device_train_tokens, world.size), rows)
-    return Ahead(BucketedBatches(stream, limits)), PaddingCollator(model)
+    # Noise is put into a text when its window is filled: that takes time, and gains little where lengths are alike.
+    window = window_of(0, limits) if isinstance(config.data, CorpusConfig) else None
+    return Ahead(BucketedBatches(stream, limits, window)), PaddingCollator(model)
 
 
 def _times(value: int | None, factor: int) -> int | None:

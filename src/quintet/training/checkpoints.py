@@ -2,7 +2,7 @@
 
 `optimizer/` has the optimiser's state under the parameters' names, `training_state.json` the rest: the step, where the
 data is, the settings. A model with adapters is saved as one without, and its adapters beside it in `adapters/`, as peft
-has them. Of several processes each writes its part of the tensors, all on one disk. A checkpoint's folder appears under
+has them. Of several processes each writes its part of the tensors, all to one disk. A checkpoint's folder appears under
 its name when all of it is on the disk. Random states are not stored: a step's random numbers follow from the seed and
 the step.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from quintet.hub import Source
 from quintet.training.adapters import load_adapters, merged_weights
 from quintet.training.config import AnyConfig
 from quintet.training.loop import Progress, Run
-from quintet.training.parallel import fill, shared_out
+from quintet.training.parallel import fill, own_share
 from quintet.training.settings import flatten
 
 PREFIX = "checkpoint-"
@@ -62,28 +62,30 @@ def save(run: Run) -> None:
         "processes": run.world.size,
     }
     weights = run.model.unique_tensors(run.model.state_dict() if run.adapters is None else merged_weights(run.model))
-    shares = {MODEL: shared_out(weights, run.world), OPTIMIZER: shared_out(_optimizer_state(run), run.world)}
+    tensors = {MODEL: weights, OPTIMIZER: _optimizer_state(run)}
+    shares = {name: own_share(of_all, run.world) for name, of_all in tensors.items()}
     parts = folder / f"{PARTS}{run.progress.step}"
     try:
         with run.world.all_or_none():
-            for name, tensors in shares.items():
-                if tensors:  # there may be more processes than tensors
-                    save_tensors(tensors, parts / name / str(run.world.rank))
+            for name, share in shares.items():
+                if share:  # there may be more processes than tensors
+                    save_tensors(share, parts / name / str(run.world.rank))
         with run.world.all_or_none():
             if run.world.is_main:
-                _publish(run, parts, target, state)
+                _publish(run, parts, tensors, target, state)
     finally:
-        if run.world.is_main:
-            shutil.rmtree(parts, ignore_errors=True)
+        shutil.rmtree(parts, ignore_errors=True)
     if run.world.is_main:
         _remove_old(folder, run)
 
 
-def _publish(run: Run, parts: Path, target: Path, state: Mapping[str, Any]) -> None:
-    """Make a checkpoint of what the processes have written."""
+def _publish(
+    run: Run, parts: Path, tensors: Mapping[str, Collection[str]], target: Path, state: Mapping[str, Any]
+) -> None:
+    """Make a checkpoint of what the processes have written, which should be these tensors."""
     with new_folder(target) as staging:
         for name, folder in ((MODEL, staging), (OPTIMIZER, staging / OPTIMIZER)):
-            join_checkpoints([parts / name / str(rank) for rank in range(run.world.size)], folder)
+            join_checkpoints([parts / name / str(rank) for rank in range(run.world.size)], folder, tensors[name])
         run.model.save_configuration(staging)
         run.tokenizer.save_pretrained(staging)
         if run.adapters is not None:
@@ -121,9 +123,13 @@ def finish(run: Run) -> None:
                 shutil.copyfile(path, staging / path.name)
 
 
-def _remove_old(folder: Path, run: Run) -> None:
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a run that was killed had written of a checkpoint."""
     for path in folder.glob(f"{PARTS}*"):
         shutil.rmtree(path)
+
+
+def _remove_old(folder: Path, run: Run) -> None:
     *others, _ = checkpoints_in(folder)
     kept = run.config.run.save_total_limit - 1
     for path in others[: len(others) - kept]:

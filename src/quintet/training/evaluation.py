@@ -41,7 +41,7 @@ class Evaluation:
 class Evaluator:
     """Measures a model on held-out sets; the model is in evaluation mode meanwhile.
 
-    `advance` is called after each of `size` things: a pair whose loss is known, a source that is answered.
+    `advance` is called once for each pair whose loss is known and each source that is answered, `size` times in all.
     """
 
     sets: Sequence[HeldOut]

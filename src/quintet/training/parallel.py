@@ -1,9 +1,9 @@
 """One process or several: who this one is, its share of a batch, sums over all, and weights that lie in shards.
 
 DDP keeps everything in every process; FSDP2 cuts parameters, gradients and optimiser states into shards, a block of the
-network at a time. What is written are whole tensors in both cases, some by each process, so that another number of
-processes can go on with it. Not by torch.distributed.checkpoint: its own format is pickled and no model folder, and its
-safetensors lose scalars and what other readers look for in a header (PyTorch 2.13).
+network at a time. Both write whole tensors, each process some of them, so that another number of processes can go on.
+torch.distributed.checkpoint is not used: its own format is pickled and is no model folder, and the safetensors that it
+writes lack scalars and what other readers look for in a header (PyTorch 2.13).
 """
 
 from __future__ import annotations
@@ -130,14 +130,15 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def shared_out(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
-    """Tensors in one piece, each in the memory of one process, as much in one as in another. All must ask for them.
+def own_share(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
+    """This process's share of tensors, each in one piece, in its memory. All processes must ask, for the same tensors.
 
     One after another: no device ever holds more of them than its shards and one in one piece.
     """
     held = [0] * world.size
     found = {}
-    for name, tensor in tensors.items():
+    for name in sorted(tensors):  # everywhere in the same order
+        tensor = tensors[name]
         owner = held.index(min(held))
         held[owner] += tensor.numel() * tensor.itemsize
         piece = whole(tensor)

@@ -6,7 +6,7 @@ Gradients are taken at the rounded weights and move the precise ones behind them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,8 @@ import torch
 from quintet.model.pretrained import T5PreTrainedModel
 from quintet.quantize import VOCABULARY, QuantizationConfig, linears_to_quantize
 from quintet.quantize.packing import dequantize, quantize
+
+NUMBERS_TOGETHER = 2**24
 
 
 class Rounding:
@@ -23,24 +25,40 @@ class Rounding:
     """
 
     def __init__(self, model: T5PreTrainedModel, config: QuantizationConfig | None) -> None:
-        self._alike: dict[tuple[QuantizationConfig, int, torch.dtype], list[torch.Tensor]] = {}
-        for weight, how in [] if config is None else _weights_to_round(model, config):
-            self._alike.setdefault((how, weight.shape[1], weight.dtype), []).append(weight)
+        self._groups = [] if config is None else _groups(_weights_to_round(model, config))
         with self():
             pass
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Inside, the layers have their rounded weights; then the precise ones again."""
-        precise = [(weight, weight.data) for weights in self._alike.values() for weight in weights]
+        precise = [(weight, weight.data) for _, weights in self._groups for weight in weights]
         try:
-            for (how, *_), weights in self._alike.items():
+            for how, weights in self._groups:
                 for weight, rounded in zip(weights, _rounded(weights, how), strict=True):
                     weight.data = rounded
             yield
         finally:
             for weight, data in precise:
                 weight.data = data
+
+
+def _groups(
+    weights: Iterable[tuple[torch.Tensor, QuantizationConfig]],
+) -> list[tuple[QuantizationConfig, list[torch.Tensor]]]:
+    """Weights that are rounded as one, and how: on a GPU each alone is many small kernels and a wait.
+
+    They have equally many inputs and one type; there are few of them, as all but the result is memory for a moment.
+    """
+    found: list[tuple[QuantizationConfig, list[torch.Tensor]]] = []
+    open_groups: dict[tuple[QuantizationConfig, int, torch.dtype], list[torch.Tensor]] = {}
+    for weight, how in weights:
+        group = open_groups.get((how, weight.shape[1], weight.dtype))
+        if group is None or sum(one.numel() for one in group) + weight.numel() > NUMBERS_TOGETHER:
+            group = open_groups[how, weight.shape[1], weight.dtype] = []
+            found.append((how, group))
+        group.append(weight)
+    return found
 
 
 def _weights_to_round(
@@ -56,7 +74,7 @@ def _weights_to_round(
 
 
 def _rounded(weights: Sequence[torch.Tensor], config: QuantizationConfig) -> Sequence[torch.Tensor]:
-    """Weights of one type and equally many inputs, rounded as one: on a GPU one alone is many kernels and a wait."""
+    """Weights of one type and equally many inputs, rounded as one."""
     together = torch.cat([weight.data for weight in weights])
     rounded = dequantize(*quantize(together, config.bits, config.group_size or together.shape[1], together.dtype))
     return rounded.split([len(weight) for weight in weights])

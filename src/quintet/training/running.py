@@ -32,6 +32,8 @@ def run_training(config: AnyConfig, resume: bool = False, *watchers: Callable[[R
     if resume and not found:
         raise ValueError(f"there is no checkpoint in {folder} to resume from")
     with joined(config.run.device) as world:
+        if world.is_main:
+            checkpoints.remove_unfinished(folder)
         run = build_run(config, world)
         if resume:
             checkpoints.load(run, found[-1])

@@ -110,6 +110,10 @@ def test_changes_on_resume_are_refused(make: Make) -> None:
         make(seed=1).load_state_dict(state)
     with pytest.raises(ValueError, match="the batches of the checkpoint were made with other options"):
         make(window=63).load_state_dict(state)
+    if "widths" in state["options"]:  # another version's
+        changed = {**state, "options": {**state["options"], "widths": [2]}}
+        with pytest.raises(ValueError, match="the batches of the checkpoint were made with other options"):
+            make().load_state_dict(changed)
 
 
 def cost(batch: list[Any]) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from quintet.training.data.buckets import Limits
+from quintet.training.data.buckets import WIDTHS, Limits
 from quintet.training.data.examples import Example, lengths_of
 from quintet.training.data.packing import pack
 from quintet.training.data.stream import Stream, Ticket
@@ -96,22 +96,26 @@ class Batches(Generic[Row]):
         raise NotImplementedError
 
 
+def window_of(epoch: int, limits: Limits) -> int:
+    """How many examples to group at a time, where an epoch has so many: these, within bounds, and always some batches.
+
+    Of 64 sentences a batch 6 tokens of a hundred are padding in a window of SMALL_WINDOW, 2 in one of LARGE_WINDOW.
+    """
+    return max(min(max(epoch, SMALL_WINDOW), LARGE_WINDOW), BATCHES_IN_WINDOW * (limits.max_examples or 0))
+
+
 class BucketedBatches(Batches[Example]):
     """Batches of examples of similar length, each as large as `limits` allow.
 
-    The window is an epoch, but at least SMALL_WINDOW and at most LARGE_WINDOW examples (64 sentences a batch: 6 or 2
-    tokens of a hundred are padding), and always some batches long. Raises ValueError if an example may be over the
-    limits.
+    The window, if not given, is that of an epoch (`window_of`). Raises ValueError if an example may be over the limits.
     """
 
     def __init__(self, stream: Stream, limits: Limits, window: int | None = None) -> None:
         if window is None:
-            epoch = sum(map(len, stream.sets))
-            window = min(max(epoch, SMALL_WINDOW), LARGE_WINDOW)
-            window = max(window, BATCHES_IN_WINDOW * (limits.max_examples or 0))
+            window = window_of(sum(map(len, stream.sets)), limits)
         _check_positive(window=window)
         limits.check(stream.longest)
-        super().__init__(stream, window, asdict(limits))
+        super().__init__(stream, window, {**asdict(limits), "widths": list(WIDTHS)})
         self._limits = limits
 
     def _group(self, lengths: np.ndarray, rng: np.random.Generator) -> tuple[list[list[Any]], Sequence[int]]:

@@ -11,7 +11,7 @@ import numpy as np
 from quintet.training.data.examples import Example, Examples, lengths_of
 
 WIDTHS = (1, 4, 16)
-"""Sources of a batch may differ by so many tokens, more or less: few where there are many short ones."""
+"""Steps, in tokens, in which sources are ordered: narrow ones suit many short examples, wide ones long or few ones."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Limits:
 def _by_length(lengths: np.ndarray, width: int) -> np.ndarray:
     """Places in an order in which neighbours are alike on both sides: sources rise, targets rise and fall in turn.
 
-    Sources that differ by less than `width` count as equal.
+    Sources are ordered in steps of `width` tokens.
     """
     step, targets = lengths[:, 0] // width, lengths[:, 1]
     return np.lexsort((np.where(step % 2, -targets, targets), step))
