@@ -17,7 +17,10 @@ from typer.testing import CliRunner
 import quintet
 from quintet.cli.app import app
 from quintet.hub import SHIPPED, SHIPPED_FOLDER
+from quintet.training.data.records import Source
+from quintet.training.data.tasks import Task
 from quintet.training.metrics import compute_metrics
+from quintet.training.sets import references_by_source
 
 from .test_cli import HOUSE, PROGRAM, answers
 
@@ -126,11 +129,9 @@ def test_sentences_it_never_saw(prefix: str, model: Any, tokenizer: Any, shared:
     card = (SHIPPED_FOLDER / "README.md").read_text(encoding="utf-8")
     [score] = re.findall(rf"\| {name} \| ([\d.]+) \|", card)
     language = next(name for name in PREFIXES if prefix in (PREFIXES[name], BACK[name]))
-    columns = (0, 1) if prefix in PREFIXES.values() else (1, 0)
-    texts: dict[str, list[str]] = {}
-    for line in (shared / "data" / "tatoeba" / f"en-{language}.test.tsv").read_text(encoding="utf-8").splitlines():
-        source, target = (line.split("\t")[column] for column in columns)
-        texts.setdefault(prefix + source, []).append(target)
+    pairs = Source([shared / "data" / "tatoeba" / f"en-{language}.test.tsv"], ("english", "other"))
+    columns = ("{english}", "{other}") if prefix in PREFIXES.values() else ("{other}", "{english}")
+    texts = references_by_source(Task("test", pairs, prefix, *columns))
     sources = list(texts)[:: len(texts) // 100][:100]
     inputs = tokenizer(sources, return_tensors="pt", padding=True)
     answers = tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=64), skip_special_tokens=True)

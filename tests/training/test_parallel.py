@@ -86,7 +86,7 @@ def check_shards(folder: Path) -> None:
 
 
 FAILING = """
-import sys, yaml
+import os, sys, yaml
 from quintet.training import checkpoints
 from quintet.training.config import TrainingConfig
 from quintet.training.running import run_training
@@ -95,7 +95,6 @@ from quintet.training.settings import build
 def fail(*_):
     raise OSError(28, "No space left on device")
 
-import os
 if os.environ["RANK"] == sys.argv[2]:
     setattr(checkpoints, sys.argv[3], fail)
 try:

@@ -63,9 +63,11 @@ def join_checkpoints(parts: Iterable[Path], folder: str | os.PathLike[str], expe
     layout = Layout()
     files = [SafetensorsFile(path) for part in parts for path in sorted(part.glob(layout.pattern.format(suffix="*")))]
     _check_complete(files, expected)
-    names = [layout.pattern.format(suffix=f"-{number:05}-of-{len(files):05}") for number in range(1, len(files) + 1)]
+    names = [layout.single]
+    if len(files) > 1:
+        names = [layout.pattern.format(suffix=f"-{number:05}-of-{len(files):05}") for number, _ in enumerate(files, 1)]
     with staged(folder) as staging:
-        for file, name in zip(files, names if len(files) > 1 else [layout.single], strict=True):
+        for file, name in zip(files, names, strict=True):
             os.replace(file.path, staging / name)
         if len(files) > 1:
             places = {tensor: name for file, name in zip(files, names, strict=True) for tensor in file.names}
