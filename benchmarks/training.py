@@ -5,8 +5,9 @@ The model has T5-small's shape and is drawn anew. All see the same pairs of sent
 batches of two kinds: shuffled, as it makes them unless told otherwise, and by length, exactly those that quintet
 makes. Padding does not count as tokens.
 
-Rounds are interleaved; each measurement has a process of its own, whose peak of resident memory is compared with what
-it held before it loaded the model. The first steps warm up and are not counted. Medians of the rounds are shown.
+Each has a process of its own, whose peak of resident memory is compared with what it held before it loaded the model.
+They make their steps by turns, one at a time, so that what else a shared machine is doing is the same for all. The
+first steps warm up and are not counted. Medians of the rounds are shown.
 
     python benchmarks/training.py --data ../shared/data/tatoeba/en-de.train.tsv.gz --vocabulary ../shared/tokenizers/t5
 """
@@ -43,7 +44,7 @@ WARM_UP = 3
 SHAPE = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "decoder_start_token_id": 0}
 OPTIMIZERS = {"adamw_torch": ("adamw_torch_fused", 1e-4), "adafactor": ("adafactor", 1e-3)}
 """By quintet's name: transformers' name, which takes its unfused AdamW unless told otherwise, and a learning rate."""
-Ended = tuple[list[float], list[int], float]  # when each step did, its real tokens, and the last loss
+Ended = tuple[list[int], float]  # the real tokens of each step, and the last loss
 
 
 def main() -> None:
@@ -51,8 +52,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="pairs of sentences, a tab between them")
     parser.add_argument("--vocabulary", required=True, help="the folder of a tokenizer")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--optim", choices=list(OPTIMIZERS), default="adamw_torch")
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"{describe()}, transformers {transformers.__version__}; {how}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(options, folder)
-        _in_a_process(_prepare, settings)
+        _process(_prepare, settings).recv()
         rounds = [_round(settings, options.threads) for _ in range(options.rounds)]
     print("| trainer | real tokens/s | of the rounds | peak MB | last loss |\n|---|---|---|---|---|")
     for name in TRAINERS:
@@ -75,26 +76,33 @@ def main() -> None:
 
 
 def _round(settings: dict[str, Any], threads: int) -> dict[str, tuple[float, float, float]]:
-    """What each trainer was measured at, which is also shown as it comes."""
+    """What each trainer was measured at, also shown: real tokens a second, the peak in MB, the last step's loss."""
+    turns = {name: _process(_train, name, settings, threads) for name in TRAINERS}
+    for one in turns.values():
+        one.recv()  # ready for its first step
+    seconds: dict[str, list[float]] = {name: [] for name in TRAINERS}
+    for _ in range(settings["max_steps"]):
+        for name, one in turns.items():
+            begin = time.perf_counter()
+            one.send("make a step")
+            one.recv()
+            seconds[name].append(time.perf_counter() - begin)
     found = {}
-    for name in TRAINERS:
-        found[name] = _in_a_process(_measure, name, settings, threads)
-        print(f"{name}: {found[name][0]:.0f} tokens/s, {found[name][1]:.0f} MB", flush=True)
+    for name, one in turns.items():
+        one.send("no more")
+        tokens, loss, megabytes = one.recv()
+        found[name] = sum(tokens[WARM_UP:]) / sum(seconds[name][WARM_UP:]), megabytes, loss
+        print(f"{name}: {found[name][0]:.0f} tokens/s, {megabytes:.0f} MB", flush=True)
     return found
 
 
-def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
+def _process(work: Callable[..., Any], *arguments: Any) -> Connection:
+    """What `work`, which is given a connection and the arguments, and runs in a process of its own, is talked to by."""
     processes = multiprocessing.get_context("spawn")
     ours, theirs = processes.Pipe()
-    process = processes.Process(target=_answer, args=(theirs, work, *arguments))
-    process.start()
-    answer = ours.recv()
-    process.join()
-    return answer
-
-
-def _answer(answers: Connection, work: Callable[..., Any], *arguments: Any) -> None:
-    answers.send(work(*arguments))
+    processes.Process(target=work, args=(theirs, *arguments), daemon=True).start()
+    theirs.close()  # else nobody notices that the process has failed
+    return ours
 
 
 def _settings(options: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -117,20 +125,27 @@ def _settings(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     }
 
 
-def _prepare(settings: dict[str, Any]) -> None:
+def _prepare(parent: Connection, settings: dict[str, Any]) -> None:
     """Draw the weights, tokenise the data: neither is measured."""
     folder = Path(settings["model_name_or_path"])
     (folder / "config.json").write_text(json.dumps({"model_type": "t5", **SHAPE}))
     anew = {**settings, "model_name_or_path": None, "config_name": str(folder)}
     build_run(build(TrainingConfig, anew), World()).model.save_pretrained(folder)
+    parent.send("done")
 
 
-def _measure(name: str, settings: dict[str, Any], threads: int) -> tuple[float, float, float]:
-    """Real tokens a second, the megabytes above those before the model, and the last step's loss."""
+def _train(parent: Connection, name: str, settings: dict[str, Any], threads: int) -> None:
+    """Make steps when told to; then say the real tokens of each, the last loss, and the megabytes it has taken."""
     torch.set_num_threads(threads)
     before = _peak()
-    times, tokens, loss = TRAINERS[name](build(TrainingConfig, settings))
-    return sum(tokens[WARM_UP:]) / (times[-1] - times[WARM_UP - 1]), _peak() - before, loss
+
+    def wait_for_turn() -> None:
+        parent.send("a step was made")
+        parent.recv()
+
+    tokens, loss = TRAINERS[name](build(TrainingConfig, settings), wait_for_turn)
+    wait_for_turn()
+    parent.send((tokens, loss, _peak() - before))
 
 
 def _peak() -> float:
@@ -142,15 +157,15 @@ def _drawn(run: Run) -> list[Any]:
     return list(islice(run.batches, run.config.optimizer.max_steps))
 
 
-def _quintet(config: TrainingConfig) -> Ended:
+def _quintet(config: TrainingConfig, wait_for_turn: Callable[[], None]) -> Ended:
     run = build_run(config, World())
-    drawn, times, loss = _drawn(run), [], 0.0
+    drawn, loss = _drawn(run), 0.0
     run.model.train()
     for rows in drawn:
+        wait_for_turn()
         step = make_step(run, [rows])
         loss = step.cross_entropy.item() / step.target_tokens
-        times.append(time.perf_counter())
-    return times, [sum(count_tokens([rows])) for rows in drawn], loss
+    return [sum(count_tokens([rows])) for rows in drawn], loss
 
 
 class Shuffled(torch.utils.data.Dataset):
@@ -180,14 +195,16 @@ def _as_lists(example: Any) -> dict[str, list[int]]:
     return {name: example[name].tolist() for name in ("input_ids", "labels")}
 
 
-def _transformers(config: TrainingConfig, order: Callable[[Sequence[Any]], Any]) -> Ended:
+def _transformers(
+    config: TrainingConfig, wait_for_turn: Callable[[], None], order: Callable[[Sequence[Any]], Any]
+) -> Ended:
     run = build_run(config, World())
-    drawn, times, tokens = _drawn(run), list[float](), list[int]()
+    drawn, tokens = _drawn(run), list[int]()
     del run  # the other trainer has a model of its own
 
-    class Clock(transformers.TrainerCallback):
-        def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
-            times.append(time.perf_counter())
+    class Turns(transformers.TrainerCallback):
+        def on_step_begin(self, *arguments: Any, **keywords: Any) -> None:
+            wait_for_turn()
 
     folder = config.run.output_dir
     model = transformers.T5ForConditionalGeneration.from_pretrained(folder, **config.model.config_overrides)
@@ -214,14 +231,14 @@ def _transformers(config: TrainingConfig, order: Callable[[Sequence[Any]], Any])
         disable_tqdm=True,
     )
     trainer = transformers.Trainer(
-        model, arguments, train_dataset=order(drawn), data_collator=collate, callbacks=[Clock]
+        model, arguments, train_dataset=order(drawn), data_collator=collate, callbacks=[Turns]
     )
     trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    return times, tokens, losses[-1]
+    return tokens, losses[-1]
 
 
-TRAINERS: dict[str, Callable[[TrainingConfig], Ended]] = {
+TRAINERS: dict[str, Callable[[TrainingConfig, Callable[[], None]], Ended]] = {
     "transformers, shuffled": partial(_transformers, order=Shuffled),
     "transformers, by length": partial(_transformers, order=ByLength),
     "quintet": _quintet,

@@ -25,9 +25,10 @@ SETTINGS = [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2), (0.2, 1e-2)]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small that every test goes through several chunks and a last one that is not full: here three tokens, two of
+    """So small that every test goes through several chunks and a last one that is not full: here four tokens, two of
     whose losses are computed together."""
-    monkeypatch.setattr(fused, "SCORES_AT_ONCE", 3 * VOCABULARY)
+    monkeypatch.setattr(fused, "SCORES_AT_ONCE", 4 * VOCABULARY)
+    monkeypatch.setattr(fused, "ROUND_TOKENS", 2)
     monkeypatch.setattr(fused, "SCORES_IN_CACHE", 2 * VOCABULARY)
     monkeypatch.setattr(fused, "ROWS_AT_ONCE", 10)
 
@@ -150,11 +151,20 @@ def test_the_scores_of_a_batch_never_exist_at_once() -> None:
     assert watch.largest == labels.numel() * VOCABULARY
 
 
+@pytest.mark.parametrize(("tokens", "size"), [(0, 32), (5, 32), (64, 64), (100, 128), (130, 96), (700, 128)])
+def test_chunks_are_alike_and_of_few_sizes(tokens: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "ROUND_TOKENS", 32)
+    monkeypatch.setattr(fused, "SCORES_AT_ONCE", 128 * 7)
+    chunks = list(fused._chunks_of_scores(torch.ones(tokens, 3), torch.ones(7, 3)))
+    assert [len(scores) for _, _, scores in chunks] == [size] * len(chunks)
+    assert [place for rows, _, _ in chunks for place in range(tokens)[rows]] == list(range(tokens))
+
+
 @pytest.mark.parametrize(("of_hidden", "of_weight"), [(True, True), (True, False), (False, True), (False, False)])
 def test_only_wanted_gradients_are_computed(of_hidden: bool, of_weight: bool) -> None:
     hidden, weight, labels = example()
     hidden.requires_grad_(of_hidden), weight.requires_grad_(of_weight)
-    chunks, parts = 5, 4  # of 13 labels, and of the vocabulary
+    chunks, parts = 4, 4  # of 13 labels, and of the vocabulary
     with Watch() as watch:
         value = projected_cross_entropy(hidden, weight, labels).value
     assert watch.products == chunks * (1 + of_hidden + parts * of_weight)

@@ -7,6 +7,7 @@ chunk's losses and, from the same numbers, its gradients. Positions without a la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from quintet.model.heads import T5ForConditionalGeneration
 from quintet.model.init import Embedding
 from quintet.quantize import QuantizedLinear
 
-SCORES_AT_ONCE = 2**22  # numbers; 16 MB in float32, half as much where products are in half precision
+SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, half as much where products are in half precision
+ROUND_TOKENS = 32  # chunks have a multiple of so many tokens: products are compiled for few sizes
 SCORES_IN_CACHE = 2**19  # numbers whose losses are computed together: 2 MB in float32
 ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
 IGNORED = -100
@@ -172,9 +174,8 @@ class _Fused(torch.autograd.Function):
         total, cross_entropy = states.new_zeros(2, dtype=torch.float32)
         with torch.autocast(states.device.type, enabled=False):
             projection = weight.to(dtype)
-            inputs = states.to(dtype)
-            for rows, gradient in _chunks_of_scores(inputs, projection):
-                for part, of_part in _parts(gradient, targets[rows]):
+            for rows, inputs, gradient in _chunks_of_scores(states.to(dtype), projection):
+                for part, of_part in _parts(gradient[: len(targets[rows])], targets[rows]):
                     scores = part.float()
                     losses, plain = _losses_and_gradient(scores, of_part, label_smoothing, z_loss)
                     total += losses
@@ -182,9 +183,11 @@ class _Fused(torch.autograd.Function):
                     if scores is not part:
                         part.copy_(scores)
                 if state_gradient is not None:
-                    state_gradient[rows] = gradient @ projection
+                    # Its transpose: for the product itself, of sums this long, oneDNN compiles 30 to 50 ms.
+                    of_inputs = (projection.t() @ gradient.t()).t()
+                    state_gradient[rows] = of_inputs[: len(targets[rows])]
                 if weight_gradient is not None:
-                    _add_weight_gradient(weight_gradient, gradient, inputs[rows], is_first=rows.start == 0)
+                    _add_weight_gradient(weight_gradient, gradient, inputs, is_first=rows.start == 0)
         ctx.gradients = state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
         ctx.mark_non_differentiable(cross_entropy)
         return total, cross_entropy
@@ -199,15 +202,26 @@ class _Fused(torch.autograd.Function):
         return *scaled, None, None, None, None, None
 
 
-def _chunks_of_scores(states: torch.Tensor, projection: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Places of `states`, and their products with the projection (tokens, vocabulary), which the next overwrite."""
-    size = max(1, min(len(states), SCORES_AT_ONCE // len(projection)))
+def _chunks_of_scores(
+    states: torch.Tensor, projection: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Places of `states`, the states there, and their products with the projection, which the next overwrite.
+
+    Chunks are of one size, (size, d_model) and (size, vocabulary); the last is filled up with zeros.
+    """
+    size = _size_of_chunks(len(states), SCORES_AT_ONCE // len(projection))
     products = states.new_empty(size, len(projection))
     for start in range(0, len(states), size):
         rows = slice(start, min(start + size, len(states)))
-        part = products[: rows.stop - start]
-        torch.mm(states[rows], projection.t(), out=part)
-        yield rows, part
+        inputs = F.pad(states[rows], (0, 0, 0, start + size - rows.stop))
+        torch.mm(inputs, projection.t(), out=products)
+        yield rows, inputs, products
+
+
+def _size_of_chunks(tokens: int, most: int) -> int:
+    """How many tokens a chunk has, of chunks as alike as can be: a multiple of ROUND_TOKENS, about `most` at most."""
+    chunks = math.ceil(tokens / max(most, ROUND_TOKENS)) or 1
+    return ROUND_TOKENS * (math.ceil(tokens / chunks / ROUND_TOKENS) or 1)
 
 
 def _parts(scores: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
