@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.optimization import Adafactor as ReferenceAdafactor
 
 import quintet
-from quintet.training.optimizers import Adafactor, ScaledAdamW, freeze, parameter_groups
+from quintet.training.optimizers import Adafactor, ScaledAdamW, adafactor, freeze, parameter_groups
 
 from ..model.reference import build
 
@@ -56,9 +56,15 @@ ADAFACTOR: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("in_cache", [None, 10], ids=["whole", "in parts"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ADAFACTOR)
-def test_adafactor_is_the_references_over_100_steps(name: str, dtype: torch.dtype) -> None:
+def test_adafactor_is_the_references_over_100_steps(
+    name: str, dtype: torch.dtype, in_cache: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_cache is not None:
+        monkeypatch.setattr(adafactor, "LARGE", 0)
+        monkeypatch.setattr(adafactor, "IN_CACHE", in_cache)
     ours = parameters(dtype)
     theirs = copies(ours)
     optimizers = Adafactor(ours, **ADAFACTOR[name]), ReferenceAdafactor(theirs, **ADAFACTOR[name])

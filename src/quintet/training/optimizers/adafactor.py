@@ -5,11 +5,16 @@ Adam's second moment of a matrix, as large as the matrix, is replaced by the ave
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from quintet.training.optimizers.base import Pair, ParameterwiseOptimizer, root_mean_square
+
+LARGE = 2**22  # numbers of a matrix, 16 MB: more than a processor's cache
+IN_CACHE = 2**18  # numbers that are worked on at a time
 
 
 class Adafactor(ParameterwiseOptimizer):
@@ -74,13 +79,16 @@ class Adafactor(ParameterwiseOptimizer):
             state["step"] += 1
             weights = parameter.float()
             size = _step_size(group, weights, state["step"].item())
-            update = _direction(group, state, gradient)
-            update.mul_(size / (root_mean_square(update) / group["clip_threshold"]).clamp(min=1))
-            if group["beta1"] is not None:
-                update = state["exp_avg"].lerp_(update, 1 - group["beta1"])
+            factors, of_columns = _update_moments(group, state, gradient)
+            directions = (_direction(part, of_part, of_columns) for part, of_part in _in_parts(gradient, factors))
+            length = _root_mean_square(directions, gradient.numel())
+            scale = size / (length / group["clip_threshold"]).clamp(min=1)
             if group["weight_decay"] != 0:
                 weights.mul_(1 - group["weight_decay"] * size)
-            weights.sub_(update)
+            momentum = [state["exp_avg"]] if group["beta1"] is not None else []
+            for part, of_part, moved, *average in _in_parts(gradient, factors, weights, *momentum):
+                update = _direction(part, of_part, of_columns).mul_(scale)
+                moved.sub_(average[0].lerp_(update, 1 - group["beta1"]) if average else update)
             if weights is not parameter:
                 parameter.copy_(weights)
 
@@ -109,14 +117,50 @@ def _step_size(group: dict[str, Any], weights: torch.Tensor, step: float) -> flo
     return size
 
 
-def _direction(group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
-    """The gradient divided by the root of its second moment."""
+def _update_moments(
+    group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the gradient is to be multiplied by, one over the root of its second moment, as one or two factors.
+
+    A matrix of second moments, rows x columns / mean, is never made: the factors are (..., rows, 1), (..., 1, columns).
+    """
     freshness, tiny = state["step"].item() ** group["decay_rate"], group["eps"][0]
-    squares = gradient.square()
     if "exp_avg_sq" in state:
-        return state["exp_avg_sq"].lerp_(squares.add_(tiny), freshness).rsqrt().mul_(gradient)
-    rows = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1) + tiny, freshness)
-    columns = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2) + tiny, freshness)
-    # The matrix of second moments, rows x columns / mean, is never made: the gradient takes one factor, then the other.
-    rows = (rows / rows.mean(dim=-1, keepdim=True)).rsqrt_()
-    return torch.mul(gradient, rows.unsqueeze(-1), out=squares).mul_(columns.rsqrt().unsqueeze(-2))
+        return state["exp_avg_sq"].lerp_(gradient.square().add_(tiny), freshness).rsqrt(), None
+    of_rows, of_columns = _means_of_squares(gradient)
+    rows = state["exp_avg_sq_row"].lerp_(of_rows + tiny, freshness)
+    columns = state["exp_avg_sq_col"].lerp_(of_columns + tiny, freshness)
+    return (rows / rows.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1), columns.rsqrt().unsqueeze(-2)
+
+
+def _means_of_squares(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the rows and of the columns of a matrix, (..., rows) and (..., columns)."""
+    of_rows, of_columns = [], gradient.new_zeros(())
+    for (part,) in _in_parts(gradient):
+        squares = part.square()
+        of_rows.append(squares.mean(dim=-1))
+        of_columns = of_columns + squares.mean(dim=-2) * (part.shape[-2] / gradient.shape[-2])
+    return torch.cat(of_rows) if len(of_rows) > 1 else of_rows[0], of_columns
+
+
+def _direction(gradient: torch.Tensor, factors: torch.Tensor, of_columns: torch.Tensor | None) -> torch.Tensor:
+    """The gradient divided by the root of its second moment: times what `_update_moments` gives."""
+    direction = gradient * factors
+    return direction if of_columns is None else direction.mul_(of_columns)
+
+
+def _root_mean_square(parts: Iterable[torch.Tensor], numbers: int) -> torch.Tensor:
+    """Of all parts of a tensor of so many numbers together."""
+    squares = [root_mean_square(part).square() * (part.numel() / numbers) for part in parts]
+    return torch.stack(squares).sum().sqrt()
+
+
+def _in_parts(*tensors: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:
+    """A large matrix, and what else has its rows, a few rows at a time on a CPU: one part after the other.
+
+    Of a vocabulary's gradient each step would otherwise read, and make, as much as the whole table again, in memory.
+    """
+    first = tensors[0]
+    if first.device.type != "cpu" or first.dim() != 2 or first.numel() < LARGE or isinstance(first, DTensor):
+        return [tensors]
+    return zip(*(one.split(max(1, IN_CACHE // first.shape[1])) for one in tensors), strict=True)
