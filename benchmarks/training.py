@@ -7,7 +7,7 @@ makes. Padding does not count as tokens.
 
 Each has a process of its own, whose peak of resident memory is compared with what it held before it loaded the model.
 They make their steps by turns, one at a time, so that what else a shared machine is doing is the same for all. The
-first steps warm up and are not counted. Medians of the rounds are shown.
+first steps warm up and are not counted. Means of the rounds are shown.
 
     python benchmarks/training.py --data ../shared/data/tatoeba/en-de.train.tsv.gz --vocabulary ../shared/tokenizers/t5
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -41,6 +42,8 @@ from quintet.training.parallel import World
 from quintet.training.settings import build
 
 WARM_UP = 3
+COUNTED = slice(WARM_UP, -1)  # of the steps; the last turn is also the end of training
+QUINTETS_OWN = [name for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY") if name not in os.environ]
 SHAPE = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "decoder_start_token_id": 0}
 OPTIMIZERS = {"adamw_torch": ("adamw_torch_fused", 1e-4), "adafactor": ("adafactor", 1e-3)}
 """By quintet's name: transformers' name, which takes its unfused AdamW unless told otherwise, and a learning rate."""
@@ -70,9 +73,7 @@ def main() -> None:
     for name in TRAINERS:
         speeds, peaks, losses = zip(*(found[name] for found in rounds), strict=True)
         each = ", ".join(f"{speed:.0f}" for speed in speeds)
-        print(
-            f"| {name} | {statistics.median(speeds):.0f} | {each} | {statistics.median(peaks):.0f} | {losses[0]:.4f} |"
-        )
+        print(f"| {name} | {statistics.mean(speeds):.0f} | {each} | {statistics.mean(peaks):.0f} | {losses[0]:.4f} |")
 
 
 def _round(settings: dict[str, Any], threads: int) -> dict[str, tuple[float, float, float]]:
@@ -81,17 +82,18 @@ def _round(settings: dict[str, Any], threads: int) -> dict[str, tuple[float, flo
     for one in turns.values():
         one.recv()  # ready for its first step
     seconds: dict[str, list[float]] = {name: [] for name in TRAINERS}
-    for _ in range(settings["max_steps"]):
-        for name, one in turns.items():
+    for step in range(settings["max_steps"]):
+        first = step % len(TRAINERS)  # nobody always comes after the same one
+        for name in [*TRAINERS, *TRAINERS][first : first + len(TRAINERS)]:
             begin = time.perf_counter()
-            one.send("make a step")
-            one.recv()
+            turns[name].send("make a step")
+            turns[name].recv()
             seconds[name].append(time.perf_counter() - begin)
     found = {}
     for name, one in turns.items():
         one.send("no more")
         tokens, loss, megabytes = one.recv()
-        found[name] = sum(tokens[WARM_UP:]) / sum(seconds[name][WARM_UP:]), megabytes, loss
+        found[name] = sum(tokens[COUNTED]) / sum(seconds[name][COUNTED]), megabytes, loss
         print(f"{name}: {found[name][0]:.0f} tokens/s, {megabytes:.0f} MB", flush=True)
     return found
 
@@ -116,7 +118,7 @@ def _settings(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         "max_source_length": 128,
         "max_target_length": 128,
         "per_device_train_batch_size": options.batch_size,
-        "max_steps": options.steps + WARM_UP,
+        "max_steps": WARM_UP + options.steps + 1,
         "optim": options.optim,
         "learning_rate": OPTIMIZERS[options.optim][1],
         "scale_parameter": False,  # as Trainer has it
@@ -168,27 +170,33 @@ def _quintet(config: TrainingConfig, wait_for_turn: Callable[[], None]) -> Ended
     return [sum(count_tokens([rows])) for rows in drawn], loss
 
 
+def _forget_settings() -> None:
+    """Nothing has been multiplied yet: what quintet asks of oneDNN, to keep little compiled code, is not for others."""
+    for name in QUINTETS_OWN:
+        del os.environ[name]
+
+
 class Shuffled(torch.utils.data.Dataset):
     """The examples as Trainer takes them unless told otherwise: it draws their order itself."""
 
     def __init__(self, drawn: Sequence[Any]) -> None:
-        self.examples = list(chain(*drawn))
+        self.examples = list(map(_as_lists, chain(*drawn)))
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, place: int) -> dict[str, list[int]]:
-        return _as_lists(self.examples[place])
+        return self.examples[place]
 
 
 class ByLength(torch.utils.data.IterableDataset):
     """The examples in the order of quintet's batches, which are all of one size: Trainer cuts the same ones."""
 
     def __init__(self, drawn: Sequence[Any]) -> None:
-        self.drawn = drawn
+        self.examples = list(map(_as_lists, chain(*drawn)))
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return map(_as_lists, chain(*self.drawn))
+        return iter(self.examples)
 
 
 def _as_lists(example: Any) -> dict[str, list[int]]:
@@ -201,6 +209,7 @@ def _transformers(
     run = build_run(config, World())
     drawn, tokens = _drawn(run), list[int]()
     del run  # the other trainer has a model of its own
+    _forget_settings()
 
     class Turns(transformers.TrainerCallback):
         def on_step_begin(self, *arguments: Any, **keywords: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer
 from transformers.optimization import Adafactor as ReferenceAdafactor
 
@@ -77,6 +78,34 @@ def test_adafactor_is_the_references_over_100_steps(
         torch.testing.assert_close(ours, theirs, atol=tolerance / 10, rtol=tolerance)
     moved = [not torch.equal(before, after) for before, after in zip(start, ours, strict=True)]
     assert all(moved) if dtype == torch.float32 else any(moved)  # bfloat16 rounds small steps away
+
+
+class LargestMade(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that an operation makes, apart from views and changes in place."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not result._is_view() and not function._schema.is_mutable:
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("beta1", [None, 0.9])
+def test_adafactor_makes_nothing_as_large_as_a_table(beta1: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = nn.Parameter(torch.randn(100, 4))
+    optimizer = Adafactor([table], lr=1e-3, relative_step=False, beta1=beta1)
+    table.grad = torch.randn(100, 4)
+    optimizer.step()  # makes its state
+    with LargestMade() as whole:
+        optimizer.step()
+    assert whole.numbers == table.numel()
+    monkeypatch.setattr(adafactor, "LARGE", 400)
+    monkeypatch.setattr(adafactor, "IN_CACHE", 40)
+    with LargestMade() as in_parts:
+        optimizer.step()
+    assert in_parts.numbers == 100  # a factor for each row
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from quintet.model.init import Embedding
 from quintet.quantize import QuantizedLinear
 
 SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, half as much where products are in half precision
-ROUND_TOKENS = 32  # chunks have a multiple of so many tokens: products are compiled for few sizes
+ROUND_TOKENS = 32  # chunks have a multiple of so many tokens: oneDNN compiles a product for each size that it meets
 SCORES_IN_CACHE = 2**19  # numbers whose losses are computed together: 2 MB in float32
 ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
 IGNORED = -100
@@ -183,7 +183,7 @@ class _Fused(torch.autograd.Function):
                     if scores is not part:
                         part.copy_(scores)
                 if state_gradient is not None:
-                    # Its transpose: for the product itself, of sums this long, oneDNN compiles 30 to 50 ms.
+                    # Its transpose: the product itself, of sums this long, takes oneDNN 30 to 50 ms to compile for AMX.
                     of_inputs = (projection.t() @ gradient.t()).t()
                     state_gradient[rows] = of_inputs[: len(targets[rows])]
                 if weight_gradient is not None:
@@ -219,9 +219,9 @@ def _chunks_of_scores(
 
 
 def _size_of_chunks(tokens: int, most: int) -> int:
-    """How many tokens a chunk has, of chunks as alike as can be: a multiple of ROUND_TOKENS, about `most` at most."""
-    chunks = math.ceil(tokens / max(most, ROUND_TOKENS)) or 1
-    return ROUND_TOKENS * (math.ceil(tokens / chunks / ROUND_TOKENS) or 1)
+    """How many tokens a chunk has, of as few chunks as can be: the least multiple of ROUND_TOKENS, `most` at most."""
+    tokens, most = math.ceil(tokens / ROUND_TOKENS) or 1, most // ROUND_TOKENS or 1
+    return ROUND_TOKENS * math.ceil(tokens / math.ceil(tokens / most))
 
 
 def _parts(scores: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

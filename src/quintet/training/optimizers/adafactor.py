@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from quintet.training.optimizers.base import Pair, ParameterwiseOptimizer, root_mean_square
 
-LARGE = 2**22  # numbers of a matrix, 16 MB: more than a processor's cache
+LARGE = 2**22  # numbers of a matrix, 16 MB: more than a core's own cache
 IN_CACHE = 2**18  # numbers that are worked on at a time
 
 
@@ -81,13 +81,13 @@ class Adafactor(ParameterwiseOptimizer):
             size = _step_size(group, weights, state["step"].item())
             factors, of_columns = _update_moments(group, state, gradient)
             directions = (_direction(part, of_part, of_columns) for part, of_part in _in_parts(gradient, factors))
-            length = _root_mean_square(directions, gradient.numel())
-            scale = size / (length / group["clip_threshold"]).clamp(min=1)
+            typical = _root_mean_square(directions, gradient.numel())
+            factors.mul_(size / (typical / group["clip_threshold"]).clamp(min=1))
             if group["weight_decay"] != 0:
                 weights.mul_(1 - group["weight_decay"] * size)
             momentum = [state["exp_avg"]] if group["beta1"] is not None else []
             for part, of_part, moved, *average in _in_parts(gradient, factors, weights, *momentum):
-                update = _direction(part, of_part, of_columns).mul_(scale)
+                update = _direction(part, of_part, of_columns)
                 moved.sub_(average[0].lerp_(update, 1 - group["beta1"]) if average else update)
             if weights is not parameter:
                 parameter.copy_(weights)
@@ -120,7 +120,7 @@ def _step_size(group: dict[str, Any], weights: torch.Tensor, step: float) -> flo
 def _update_moments(
     group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the gradient is to be multiplied by, one over the root of its second moment, as one or two factors.
+    """Moves the second moment; returns what divides the gradient by its root, as one factor or two.
 
     A matrix of second moments, rows x columns / mean, is never made: the factors are (..., rows, 1), (..., 1, columns).
     """
@@ -151,7 +151,7 @@ def _direction(gradient: torch.Tensor, factors: torch.Tensor, of_columns: torch.
 
 def _root_mean_square(parts: Iterable[torch.Tensor], numbers: int) -> torch.Tensor:
     """Of all parts of a tensor of so many numbers together."""
-    squares = [root_mean_square(part).square() * (part.numel() / numbers) for part in parts]
+    squares = [root_mean_square(part).square() * (part.numel() / max(1, numbers)) for part in parts]
     return torch.stack(squares).sum().sqrt()
 
 
