@@ -45,7 +45,7 @@ VOCABULARY_MULTIPLE = 128
 
 KEPT_PRODUCTS = 32
 """Of so many products compiled code is kept: as many as a layer of a decoder has, forward and back, so that the next
-layer finds its own. With 16, a step of FLAN-T5-small's shape compiled 130 products, with 24 or more 42 (oneDNN's log)."""
+layer finds its own. With 16, a step of FLAN-T5-small compiled 130 products, with 24 or more 42 (oneDNN's own log)."""
 
 
 def build_run(config: AnyConfig, world: World) -> Run:
