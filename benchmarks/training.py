@@ -35,7 +35,7 @@ import transformers
 import transformers.trainer
 from machine import describe
 
-from quintet.training.building import build_run
+from quintet.training.building import PRODUCT_CACHES, build_run
 from quintet.training.config import TrainingConfig
 from quintet.training.loop import Run, count_tokens, make_step
 from quintet.training.parallel import World
@@ -43,7 +43,7 @@ from quintet.training.settings import build
 
 WARM_UP = 3
 COUNTED = slice(WARM_UP, -1)  # of the steps; the last turn is also the end of training
-QUINTETS_OWN = [name for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY") if name not in os.environ]
+QUINTETS_OWN = [name for name in PRODUCT_CACHES if name not in os.environ]
 SHAPE = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "decoder_start_token_id": 0}
 OPTIMIZERS = {"adamw_torch": ("adamw_torch_fused", 1e-4), "adafactor": ("adafactor", 1e-3)}
 """By quintet's name: transformers' name, which takes its unfused AdamW unless told otherwise, and a learning rate."""

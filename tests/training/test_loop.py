@@ -12,7 +12,6 @@ import torch
 import transformers
 
 import quintet
-from quintet.training.building import KEPT_PRODUCTS
 from quintet.training.config import check
 from quintet.training.logs import read_log
 from quintet.training.loop import FAILED_BATCH, NotFiniteError, make_step
@@ -180,7 +179,7 @@ def test_code_of_few_products_is_kept_unless_set_outside(tmp_path: Path, monkeyp
     monkeypatch.setenv(names[0], "1024")
     monkeypatch.delenv(names[1], raising=False)
     new_run(tmp_path)
-    assert [os.environ[name] for name in names] == ["1024", str(KEPT_PRODUCTS)]
+    assert [os.environ[name] for name in names] == ["1024", "32"]
 
 
 def test_what_is_no_number_stops_the_run(tmp_path: Path) -> None:

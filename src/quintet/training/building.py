@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 VOCABULARY_MULTIPLE = 128
 """The rows of a vocabulary drawn anew are rounded up to it, as T5's are: 32,100 pieces, 32,128 rows."""
 
-
+PRODUCT_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 KEPT_PRODUCTS = 32
 """Of so many products compiled code is kept: as many as a layer of a decoder has, forward and back, so that the next
 layer finds its own. With 16, a step of FLAN-T5-small compiled 130 products, with 24 or more 42 (oneDNN's own log)."""
@@ -100,10 +100,10 @@ def _forget_products() -> None:
     """Let PyTorch keep the compiled code of the latest products on a CPU, and not of 1,024.
 
     Each length of a batch has code of its own, most of a megabyte: 400 MB after 40 batches of a small model. Steps are
-    little slower (by 7% with AMX). oneDNN reads these variables at the process's first product; what is set outside is
-    left.
+    little slower (with AMX by up to 7%). oneDNN reads these variables at the process's first product; what is set
+    outside is left.
     """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    for name in PRODUCT_CACHES:
         os.environ.setdefault(name, str(KEPT_PRODUCTS))
 
 
