@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
+import pickle
 import resource
 import statistics
 import tempfile
@@ -27,7 +27,7 @@ from functools import partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._dynamo  # which torch's optimisers import when they are made: not to be counted as anybody's memory
@@ -35,15 +35,15 @@ import transformers
 import transformers.trainer
 from machine import describe
 
-from quintet.training.building import PRODUCT_CACHES, build_run
+from quintet.training.building import build_run
 from quintet.training.config import TrainingConfig
-from quintet.training.loop import Run, count_tokens, make_step
+from quintet.training.loop import count_tokens, make_step
 from quintet.training.parallel import World
 from quintet.training.settings import build
 
 WARM_UP = 3
 COUNTED = slice(WARM_UP, -1)  # of the steps; the last turn is also the end of training
-QUINTETS_OWN = [name for name in PRODUCT_CACHES if name not in os.environ]
+DRAWN = "drawn.pickle"
 SHAPE = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "decoder_start_token_id": 0}
 OPTIMIZERS = {"adamw_torch": ("adamw_torch_fused", 1e-4), "adafactor": ("adafactor", 1e-3)}
 """By quintet's name: transformers' name, which takes its unfused AdamW unless told otherwise, and a learning rate."""
@@ -128,11 +128,17 @@ def _settings(options: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 
 def _prepare(parent: Connection, settings: dict[str, Any]) -> None:
-    """Draw the weights, tokenise the data: neither is measured."""
+    """Draw the weights, tokenise the data, put together batches: nothing of it is measured.
+
+    Done here, as a run changes how its process allocates memory and compiles products: not for others.
+    """
     folder = Path(settings["model_name_or_path"])
     (folder / "config.json").write_text(json.dumps({"model_type": "t5", **SHAPE}))
     anew = {**settings, "model_name_or_path": None, "config_name": str(folder)}
-    build_run(build(TrainingConfig, anew), World()).model.save_pretrained(folder)
+    run = build_run(build(TrainingConfig, anew), World())
+    run.model.save_pretrained(folder)
+    drawn = list(islice(run.batches, run.config.optimizer.max_steps))
+    (folder / DRAWN).write_bytes(pickle.dumps(drawn))
     parent.send("done")
 
 
@@ -155,25 +161,20 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _drawn(run: Run) -> list[Any]:
-    return list(islice(run.batches, run.config.optimizer.max_steps))
+def _drawn(config: TrainingConfig) -> list[Any]:
+    """The batches of all steps."""
+    return cast(list[Any], pickle.loads((Path(config.run.output_dir) / DRAWN).read_bytes()))
 
 
 def _quintet(config: TrainingConfig, wait_for_turn: Callable[[], None]) -> Ended:
     run = build_run(config, World())
-    drawn, loss = _drawn(run), 0.0
+    drawn, loss = _drawn(config), 0.0
     run.model.train()
     for rows in drawn:
         wait_for_turn()
         step = make_step(run, [rows])
         loss = step.cross_entropy.item() / step.target_tokens
     return [sum(count_tokens([rows])) for rows in drawn], loss
-
-
-def _forget_settings() -> None:
-    """Nothing has been multiplied yet: what quintet asks of oneDNN, to keep little compiled code, is not for others."""
-    for name in QUINTETS_OWN:
-        del os.environ[name]
 
 
 class Shuffled(torch.utils.data.Dataset):
@@ -206,10 +207,7 @@ def _as_lists(example: Any) -> dict[str, list[int]]:
 def _transformers(
     config: TrainingConfig, wait_for_turn: Callable[[], None], order: Callable[[Sequence[Any]], Any]
 ) -> Ended:
-    run = build_run(config, World())
-    drawn, tokens = _drawn(run), list[int]()
-    del run  # the other trainer has a model of its own
-    _forget_settings()
+    drawn, tokens = _drawn(config), list[int]()
 
     class Turns(transformers.TrainerCallback):
         def on_step_begin(self, *arguments: Any, **keywords: Any) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 import transformers
 
 import quintet
+from quintet.training import loop
 from quintet.training.config import check
 from quintet.training.logs import read_log
 from quintet.training.loop import FAILED_BATCH, NotFiniteError, make_step
@@ -80,6 +84,42 @@ def test_long_gradients_are_shortened(tmp_path: Path) -> None:
     found = gradients_of_a_step(run, [next(run.batches)])
     norm = torch.stack([gradient.square().sum() for gradient in found.values()]).sum().sqrt()
     assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_scaled", "adafactor"])
+def test_optimizers_shorten_gradients_as_torch_does(
+    optim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps: too long a gradient, and one that is not."""
+    ours, theirs = (new_run(tmp_path, **STILL, optim=optim) for _ in range(2))
+    start = weights(ours)
+    for longest in (0.01, 1e9):
+        rows = next(ours.batches)
+        for run in (ours, theirs):
+            run.config = replace(run.config, optimizer=replace(run.config.optimizer, max_grad_norm=longest))
+        norm = make_step(ours, [rows]).gradient_norm
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "divides_gradients", lambda optimizer: False)
+            assert make_step(theirs, [rows]).gradient_norm == pytest.approx(norm, rel=1e-6)
+        assert norm > 0.01
+        moved = distance(weights(theirs), start)
+        assert distance(weights(ours), weights(theirs)) < 1e-4 * moved
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return sum((one[name] - other[name]).square().sum().item() for name in one) ** 0.5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory as they like")
+def test_memory_that_a_step_frees_stays_with_the_process(tmp_path: Path) -> None:
+    """The kernel brings pages of 4 KB one by one: a vocabulary's gradient would be 16,000 of them in each step."""
+    new_run(tmp_path, **STILL)
+    found = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(2**24).fill_(1.0)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert found[-1] < 1000
 
 
 def test_packed_rows_train_too(tmp_path: Path) -> None:

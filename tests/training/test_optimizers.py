@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from transformers import Trainer
 from transformers.optimization import Adafactor as ReferenceAdafactor
 
 import quintet
-from quintet.training.optimizers import Adafactor, ScaledAdamW, adafactor, freeze, parameter_groups
+from quintet.training.optimizers import Adafactor, ScaledAdamW, adafactor, divides_gradients, freeze, parameter_groups
 
 from ..model.reference import build
 
@@ -64,7 +64,6 @@ def test_adafactor_is_the_references_over_100_steps(
     name: str, dtype: torch.dtype, in_cache: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if in_cache is not None:
-        monkeypatch.setattr(adafactor, "LARGE", 0)
         monkeypatch.setattr(adafactor, "IN_CACHE", in_cache)
     ours = parameters(dtype)
     theirs = copies(ours)
@@ -101,7 +100,6 @@ def test_adafactor_makes_nothing_as_large_as_a_table(beta1: float | None, monkey
     with LargestMade() as whole:
         optimizer.step()
     assert whole.numbers == table.numel()
-    monkeypatch.setattr(adafactor, "LARGE", 400)
     monkeypatch.setattr(adafactor, "IN_CACHE", 40)
     with LargestMade() as in_parts:
         optimizer.step()
@@ -175,6 +173,34 @@ MAKERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adafactor": lambda chosen: Adafactor(chosen, beta1=0.9),
     "scaled adamw": ScaledAdamW,
 }
+
+
+DIVIDING: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    **MAKERS,
+    "adafactor without momentum": lambda chosen: Adafactor(chosen, **FIXED),
+    "torch's adamw": lambda chosen: torch.optim.AdamW(chosen, fused=True),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDING)
+def test_gradients_divided_in_the_step_move_what_gradients_divided_before_do(name: str) -> None:
+    ours = parameters()
+    theirs = copies(ours)
+    dividing, plain = DIVIDING[name](ours), DIVIDING[name](theirs)
+    assert divides_gradients(dividing)
+    for step, _ in enumerate(zip(draw_gradients(ours, 8), draw_gradients(theirs, 8), strict=True)):
+        divisor = 1.0 + 100 * (step % 3)
+        dividing.grad_scale = torch.tensor(divisor) if step % 3 else None  # type: ignore[attr-defined]
+        for parameter in theirs:
+            cast(Tensor, parameter.grad).div_(divisor)
+        dividing.step()
+        plain.step()
+        torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)
+
+
+def test_optimizers_that_do_not_divide_gradients_are_known() -> None:
+    assert not divides_gradients(torch.optim.SGD(parameters()))
+    assert not divides_gradients(torch.optim.AdamW(parameters()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -31,7 +31,7 @@ def build() -> nn.Module:
 def compare(rank: int, folder: Path) -> None:
     """In each of the processes: every optimiser on the whole and on shards; fails where the parameters differ."""
     torch.set_num_threads(1)
-    adafactor.LARGE, adafactor.IN_CACHE = 0, 12  # the whole ones are worked on in parts
+    adafactor.IN_CACHE = 12  # the whole ones are worked on in parts
     dist.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{folder}/meeting")
     for name, make in OPTIMIZERS.items():
         whole, sharded = build(), fully_shard(build())

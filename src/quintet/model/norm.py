@@ -91,7 +91,7 @@ def _gradients(
     scale, of_output = weight.float(), gradient.float()
     products = of_output * normalised
     of_weight = products.flatten(0, -2).sum(dim=0)
-    along = (products * scale).mean(dim=-1, keepdim=True)
+    along = torch.mv(products.flatten(0, -2), scale).view_as(inverse) / len(scale)
     of_hidden = (of_output * scale).addcmul_(normalised, along, value=-1).mul_(inverse)
     return of_hidden, of_weight.to(weight.dtype)
 

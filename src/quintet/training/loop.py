@@ -27,6 +27,7 @@ from quintet.training.data.batching import Ahead
 from quintet.training.data.collators import IGNORED
 from quintet.training.evaluation import Evaluation, Evaluator
 from quintet.training.loss import Loss, text_to_text_loss
+from quintet.training.optimizers import divides_gradients
 from quintet.training.parallel import World, usable, whole
 from quintet.training.rounding import Rounding
 
@@ -182,12 +183,14 @@ def to_tensors(run: Run, rows: Sequence[Any]) -> dict[str, torch.Tensor]:
 
 
 def clip(run: Run) -> float:
-    """The norm of the gradient, which is shortened to max_grad_norm if that is above 0."""
+    """The norm of the gradient, which is shortened to max_grad_norm if that is above 0: by the optimiser, if it can."""
     parameters = [parameter for parameter in run.model.parameters() if parameter.grad is not None]
     total = whole(norm_of([cast(torch.Tensor, parameter.grad) for parameter in parameters]))
     norm = total.item()
     longest = run.config.optimizer.max_grad_norm or math.inf
-    if norm > longest:  # else there is nothing to multiply by 1
+    if divides_gradients(run.optimizer):
+        run.optimizer.grad_scale = total / longest if norm > longest else None  # type: ignore[attr-defined]
+    elif norm > longest:
         nn.utils.clip_grads_with_norm_(parameters, longest, total)
     return norm
 

@@ -13,8 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from quintet.training.optimizers.base import Pair, ParameterwiseOptimizer, root_mean_square
 
-LARGE = 2**22  # numbers of a matrix, 16 MB: more than a core's own cache
-IN_CACHE = 2**18  # numbers that are worked on at a time
+IN_CACHE = 2**18  # numbers of a matrix that are worked on at a time: 1 MB, no more than a core's own cache
 
 
 class Adafactor(ParameterwiseOptimizer):
@@ -71,6 +70,7 @@ class Adafactor(ParameterwiseOptimizer):
 
     def update_group(self, group: dict[str, Any], pairs: list[Pair]) -> None:
         """Move the parameters of a group, one by one."""
+        shrinkage = self.shrinkage
         for parameter, gradient in pairs:
             gradient = gradient.float()
             if not self.state[parameter]:
@@ -79,16 +79,18 @@ class Adafactor(ParameterwiseOptimizer):
             state["step"] += 1
             weights = parameter.float()
             size = _step_size(group, weights, state["step"].item())
-            factors, of_columns = _update_moments(group, state, gradient)
-            directions = (_direction(part, of_part, of_columns) for part, of_part in _in_parts(gradient, factors))
-            typical = _root_mean_square(directions, gradient.numel())
+            factors, of_columns = _update_moments(group, state, gradient, shrinkage)
+            typical = _root_mean_square(gradient, factors, of_columns)
             factors.mul_(size / (typical / group["clip_threshold"]).clamp(min=1))
             if group["weight_decay"] != 0:
                 weights.mul_(1 - group["weight_decay"] * size)
             momentum = [state["exp_avg"]] if group["beta1"] is not None else []
             for part, of_part, moved, *average in _in_parts(gradient, factors, weights, *momentum):
-                update = _direction(part, of_part, of_columns)
-                moved.sub_(average[0].lerp_(update, 1 - group["beta1"]) if average else update)
+                scale = of_part if of_columns is None else of_part * of_columns
+                if average:
+                    moved.sub_(average[0].lerp_(part * scale, 1 - group["beta1"]))
+                else:
+                    moved.addcmul_(part, scale, value=-1)
             if weights is not parameter:
                 parameter.copy_(weights)
 
@@ -118,19 +120,22 @@ def _step_size(group: dict[str, Any], weights: torch.Tensor, step: float) -> flo
 
 
 def _update_moments(
-    group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor
+    group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor, shrinkage: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Moves the second moment; returns what divides the gradient by its root, as one factor or two.
+    """Moves the second moment; returns what the gradient is multiplied by for an update, as one factor or two.
 
-    A matrix of second moments, rows x columns / mean, is never made: the factors are (..., rows, 1), (..., 1, columns).
+    That is shrinkage over the root of the second moment of the shrunken gradient. A matrix of second moments,
+    rows x columns / mean, is never made: the factors are (..., rows, 1), (..., 1, columns).
     """
     freshness, tiny = state["step"].item() ** group["decay_rate"], group["eps"][0]
     if "exp_avg_sq" in state:
-        return state["exp_avg_sq"].lerp_(gradient.square().add_(tiny), freshness).rsqrt(), None
-    of_rows, of_columns = _means_of_squares(gradient)
-    rows = state["exp_avg_sq_row"].lerp_(of_rows + tiny, freshness)
-    columns = state["exp_avg_sq_col"].lerp_(of_columns + tiny, freshness)
-    return (rows / rows.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1), columns.rsqrt().unsqueeze(-2)
+        squares = (gradient * shrinkage).square_().add_(tiny)
+        return state["exp_avg_sq"].lerp_(squares, freshness).rsqrt().mul_(shrinkage), None
+    of_rows, of_columns = (means * shrinkage**2 + tiny for means in _means_of_squares(gradient))
+    rows = state["exp_avg_sq_row"].lerp_(of_rows, freshness)
+    columns = state["exp_avg_sq_col"].lerp_(of_columns, freshness)
+    factors = (rows / rows.mean(dim=-1, keepdim=True)).rsqrt_().mul_(shrinkage)
+    return factors.unsqueeze(-1), columns.rsqrt().unsqueeze(-2)
 
 
 def _means_of_squares(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,27 +145,28 @@ def _means_of_squares(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
         squares = part.square()
         of_rows.append(squares.mean(dim=-1))
         of_columns = of_columns + squares.mean(dim=-2) * (part.shape[-2] / gradient.shape[-2])
-    return torch.cat(of_rows) if len(of_rows) > 1 else of_rows[0], of_columns
+    return _joined(of_rows), of_columns
 
 
-def _direction(gradient: torch.Tensor, factors: torch.Tensor, of_columns: torch.Tensor | None) -> torch.Tensor:
-    """The gradient divided by the root of its second moment: times what `_update_moments` gives."""
-    direction = gradient * factors
-    return direction if of_columns is None else direction.mul_(of_columns)
-
-
-def _root_mean_square(parts: Iterable[torch.Tensor], numbers: int) -> torch.Tensor:
-    """Of all parts of a tensor of so many numbers together."""
-    squares = [root_mean_square(part).square() * (part.numel() / max(1, numbers)) for part in parts]
-    return torch.stack(squares).sum().sqrt()
+def _root_mean_square(gradient: torch.Tensor, factors: torch.Tensor, of_columns: torch.Tensor | None) -> torch.Tensor:
+    """Of the gradient times its factors; of a matrix the product is not made."""
+    if of_columns is None:
+        return root_mean_square(gradient * factors)
+    weights = of_columns.square()
+    of_rows = [part.square().mul_(weights).mean(dim=-1, keepdim=True) for (part,) in _in_parts(gradient)]
+    return root_mean_square(_joined(of_rows).sqrt_().mul_(factors))
 
 
 def _in_parts(*tensors: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:
-    """A large matrix, and what else has its rows, a few rows at a time on a CPU: one part after the other.
+    """A matrix, and what else has its rows, a few rows at a time on a CPU: one part after the other.
 
-    Of a vocabulary's gradient each step would otherwise read, and make, as much as the whole table again, in memory.
+    Each step would otherwise read, and make, as much as the whole matrix again, in memory.
     """
     first = tensors[0]
-    if first.device.type != "cpu" or first.dim() != 2 or first.numel() < LARGE or isinstance(first, DTensor):
+    if first.device.type != "cpu" or first.dim() != 2 or first.numel() <= IN_CACHE or isinstance(first, DTensor):
         return [tensors]
     return zip(*(one.split(max(1, IN_CACHE // first.shape[1])) for one in tensors), strict=True)
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -17,6 +17,14 @@ class ParameterwiseOptimizer(torch.optim.Optimizer):
     The state is float32 whatever type the parameters have, and stays so through `state_dict`.
     """
 
+    grad_scale: torch.Tensor | None = None
+    """What `step` divides gradients by, a scalar, as torch's fused optimisers do: see `divides_gradients`."""
+
+    @property
+    def shrinkage(self) -> float:
+        """What gradients are multiplied by instead."""
+        return 1.0 if self.grad_scale is None else 1.0 / self.grad_scale.item()
+
     def update_group(self, group: dict[str, Any], pairs: list[Pair]) -> None:
         """Move parameters of the group, given with their gradients."""
         raise NotImplementedError
@@ -46,6 +54,11 @@ class ParameterwiseOptimizer(torch.optim.Optimizer):
         for index, parameter in zip(saved, parameters, strict=True):
             for name, value in state_dict["state"].get(index, {}).items():
                 self.state[parameter][name] = value.detach().to(self.state[parameter][name].device, copy=True)
+
+
+def divides_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step divides gradients by the optimiser's `grad_scale`, if that is set, as it reads them anyway."""
+    return isinstance(optimizer, ParameterwiseOptimizer) or bool(optimizer.defaults.get("fused"))
 
 
 def root_mean_square(tensor: torch.Tensor) -> torch.Tensor:
