@@ -1,7 +1,14 @@
-"""Attention that does not fit into memory is refused before it begins; what it takes is what was estimated."""
+"""Attention that does not fit into memory is refused before it begins; what it takes is what was estimated.
+
+And memory that is kept when it is freed.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -168,3 +175,24 @@ def test_control_groups_of_version_1(tmp_path: Path) -> None:
     assert memory.available_bytes(tmp_path) == 3_000_057
     unlimited = str(2**63 - 4096)
     assert memory.available_bytes(write(tmp_path, {folder + "memory.limit_in_bytes": unlimited})) == 9000 * 1024
+
+
+PAGES_OF_A_SECOND_PIECE = """
+import resource, torch
+from quintet.model.memory import keep_freed_memory
+keep_freed_memory()
+for numbers in (2**24, 2**24 - 2**12):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(numbers).fill_(1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+IS_GLIBC = platform.libc_ver()[0] == "glibc" and tuple(map(int, platform.libc_ver()[1].split("."))) >= (2, 35)
+
+
+@pytest.mark.skipif(not IS_GLIBC, reason="glibc keeps pieces of 64 MB from 2.35 on")
+@pytest.mark.parametrize("variables", [{}, {"MALLOC_MMAP_THRESHOLD_": "1000000"}])
+def test_freed_memory_is_kept_unless_it_was_set_otherwise(variables: dict[str, str]) -> None:
+    """The kernel brings pages of 4 KB one by one, 16,380 of them, unless its own are larger."""
+    command = [sys.executable, "-c", PAGES_OF_A_SECOND_PIECE]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 16_000 if variables else int(done.stdout) < 1000

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import quintet
 from quintet.training import loop
 from quintet.training.config import check
 from quintet.training.logs import read_log
-from quintet.training.loop import FAILED_BATCH, NotFiniteError, make_step
+from quintet.training.loop import FAILED_BATCH, NotFiniteError, clipped_gradients, gradients_of, make_step, norm_of
 from quintet.training.running import run_training
 
 from .runs import config_of, new_run, same, settings, weights
@@ -110,16 +108,19 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return sum((one[name] - other[name]).square().sum().item() for name in one) ** 0.5
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory as they like")
-def test_memory_that_a_step_frees_stays_with_the_process(tmp_path: Path) -> None:
-    """The kernel brings pages of 4 KB one by one: a vocabulary's gradient would be 16,000 of them in each step."""
-    new_run(tmp_path, **STILL)
-    found = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.empty(2**24).fill_(1.0)
-        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert found[-1] < 1000
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_scaled", "adafactor"])
+def test_bfloat16_gradients_are_shortened_too(optim: str, tmp_path: Path) -> None:
+    """Those on a GPU, or that lie otherwise in memory, have another norm computed: it must not be bfloat16."""
+    run = new_run(tmp_path, **STILL, optim=optim, dtype="bfloat16", max_grad_norm=0.01)
+    start = weights(run)
+    for parameter in run.model.parameters():
+        parameter.grad = torch.ones_like(parameter).t().contiguous().t()
+    norm = norm_of(gradients_of(run.model))
+    with clipped_gradients(run, norm, norm.item()):
+        assert run.optimizer.grad_scale.item() == pytest.approx(run.model.num_parameters() ** 0.5 / 0.01, rel=1e-2)
+        run.optimizer.step()
+    assert run.optimizer.grad_scale is None
+    assert distance(weights(run), start) > 0
 
 
 def test_packed_rows_train_too(tmp_path: Path) -> None:

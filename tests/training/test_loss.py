@@ -237,7 +237,7 @@ def test_under_autocast_gradients_are_as_exact_as_the_references(variant: str) -
     assert 0 < error < 1.2 * allowed < 0.1 * exact.norm()
 
 
-def test_under_autocast_nothing_is_kept_twice() -> None:
+def test_under_autocast_little_is_kept() -> None:
     """For the backward pass: layers' weights in bfloat16, not the vocabulary's; of normalised states the two last."""
     model = make_pair("ForConditionalGeneration", "t5", "sdpa").ours
     kept: dict[int, Tensor] = {}
@@ -258,6 +258,22 @@ def test_under_autocast_nothing_is_kept_twice() -> None:
         if tensor.dtype == torch.float32 and tensor.shape[-1] == model.config.d_model and storage not in own
     ]
     assert len(states) == 2
+
+
+def test_under_autocast_nothing_is_kept_for_frozen_weights() -> None:
+    """Neither a copy of the weights, nor the states that only their gradient needs."""
+    layer = Linear(8, 6, bias=False).requires_grad_(False)
+    torch.nn.init.normal_(layer.weight)
+    states = torch.randn(4, 3, 8, requires_grad=True)
+    kept: list[Tensor] = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+    )
+    with hooks, torch.autocast("cpu", torch.bfloat16):
+        result = layer(states)
+    assert [tensor.data_ptr() for tensor in kept] == [layer.weight.data_ptr()]
+    (found,) = torch.autograd.grad(result.float().sum(), states)
+    torch.testing.assert_close(found, layer.weight.sum(0).expand(4, 3, 8), atol=0.02, rtol=0.02)
 
 
 def test_under_autocast_no_weight_is_copied_for_each_row_of_a_batch() -> None:

@@ -64,7 +64,7 @@ def test_adafactor_is_the_references_over_100_steps(
     name: str, dtype: torch.dtype, in_cache: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if in_cache is not None:
-        monkeypatch.setattr(adafactor, "IN_CACHE", in_cache)
+        monkeypatch.setattr(adafactor, "IN_CACHE", max(1, in_cache // torch.get_num_threads()))
     ours = parameters(dtype)
     theirs = copies(ours)
     optimizers = Adafactor(ours, **ADAFACTOR[name]), ReferenceAdafactor(theirs, **ADAFACTOR[name])
@@ -100,7 +100,7 @@ def test_adafactor_makes_nothing_as_large_as_a_table(beta1: float | None, monkey
     with LargestMade() as whole:
         optimizer.step()
     assert whole.numbers == table.numel()
-    monkeypatch.setattr(adafactor, "IN_CACHE", 40)
+    monkeypatch.setattr(adafactor, "IN_CACHE", 40 // torch.get_num_threads())
     with LargestMade() as in_parts:
         optimizer.step()
     assert in_parts.numbers == 100  # a factor for each row
@@ -199,8 +199,12 @@ def test_gradients_divided_in_the_step_move_what_gradients_divided_before_do(nam
 
 
 def test_optimizers_that_do_not_divide_gradients_are_known() -> None:
-    assert not divides_gradients(torch.optim.SGD(parameters()))
-    assert not divides_gradients(torch.optim.AdamW(parameters()))
+    """Wrappers too, which have the arguments of what they wrap, and hand no attribute on."""
+    chosen = parameters()
+    wrapper = torch.optim.Optimizer(chosen, {"lr": 1e-3, "fused": True})
+    mixed = torch.optim.AdamW([{"params": chosen[:1], "fused": False}, {"params": chosen[1:]}], fused=True)
+    for optimizer in (torch.optim.SGD(chosen), torch.optim.AdamW(chosen), wrapper, mixed):
+        assert not divides_gradients(optimizer)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -20,6 +20,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
         chosen, lr=1e-2, relative_step=False, beta1=0.9, weight_decay=0.1
     ),
     "scaled adamw": lambda chosen: ScaledAdamW(chosen, weight_decay=0.1),
+    "torch's adamw": lambda chosen: torch.optim.AdamW(chosen, fused=True),
 }
 
 
@@ -40,6 +41,7 @@ def compare(rank: int, folder: Path) -> None:
             for model, optimizer in zip((whole, sharded), optimizers, strict=True):
                 optimizer.zero_grad()
                 model(torch.arange(step, step + 6)).square().sum().backward()
+                optimizer.grad_scale = torch.tensor(7.0) if step % 2 else None  # type: ignore[attr-defined]
                 optimizer.step()
             optimizers[1].load_state_dict(optimizers[1].state_dict())
         for one, other in zip(whole.parameters(), sharded.parameters(), strict=True):

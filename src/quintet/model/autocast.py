@@ -41,17 +41,19 @@ def is_cast_for_training(states: torch.Tensor) -> bool:
 class CastProduct(torch.autograd.Function):
     """states (..., inputs) times weight (outputs, inputs), in another type than the weight's.
 
-    Unlike under autocast itself, what a weight is cast to goes once the backward pass has used it.
+    As autocast would have it, but for what it keeps and copies: of frozen weights no second copy, and no states, until
+    the backward pass; and in it no copy of a weight for each row of a batch.
     """
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(..., outputs) in `dtype`."""
         ctx.states_dtype, ctx.weight_dtype = states.dtype, weight.dtype
-        states, weight = states.to(dtype), weight.to(dtype)
-        ctx.save_for_backward(states, weight)
+        states, cast = states.to(dtype), weight.to(dtype)
+        learns = ctx.needs_input_grad[1]
+        ctx.save_for_backward(states if learns else None, cast if learns else weight)
         with torch.autocast(states.device.type, enabled=False):
-            return F.linear(states, weight)
+            return F.linear(states, cast)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -63,7 +65,8 @@ class CastProduct(torch.autograd.Function):
         rows = gradient.flatten(0, -2)
         of_states = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_states = (rows @ weight).to(ctx.states_dtype).view(states.shape)
+            product = rows @ weight.to(gradient.dtype)
+            of_states = product.to(ctx.states_dtype).view(*gradient.shape[:-1], weight.shape[1])
         if ctx.needs_input_grad[1]:
             of_weight = (rows.t() @ states.flatten(0, -2)).to(ctx.weight_dtype)
         return of_states, of_weight, None

@@ -89,9 +89,9 @@ def _gradients(
     With n = x / rms(x): the gradient of n, less its part along n, over rms(x).
     """
     scale, of_output = weight.float(), gradient.float()
-    products = of_output * normalised
-    of_weight = products.flatten(0, -2).sum(dim=0)
-    along = torch.mv(products.flatten(0, -2), scale).view_as(inverse) / len(scale)
+    products = (of_output * normalised).flatten(0, -2)
+    of_weight = products.sum(dim=0)
+    along = torch.mv(products, scale).view_as(inverse) / len(scale)
     of_hidden = (of_output * scale).addcmul_(normalised, along, value=-1).mul_(inverse)
     return of_hidden, of_weight.to(weight.dtype)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 from quintet.auto import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from quintet.config import T5Config
 from quintet.model.heads import T5ForConditionalGeneration
+from quintet.model.memory import keep_freed_memory
 from quintet.quantize import QuantizationConfig
 from quintet.tokenizers.base import TokenizerBase
 from quintet.training.adapters import add_adapters
@@ -49,14 +49,10 @@ KEPT_PRODUCTS = 32
 layer finds its own. With 16, a step of FLAN-T5-small compiled 130 products, with 24 or more 42 (oneDNN's own log)."""
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_AT_MOST = (
-    2**27
-)  # bytes in one piece: the gradients of T5's vocabulary, up to T5-large's, are kept for the next step
-
-
 def build_run(config: AnyConfig, world: World) -> Run:
     """Everything the loop needs, ready for the first step.
+
+    On a CPU the process keeps from here on the memory that it frees, and the compiled code of fewer products.
 
     Raises ValueError for settings that contradict each other, data that is empty or wrong (file and line are named),
     metrics that are none; OSError for files that are missing.
@@ -64,7 +60,8 @@ def build_run(config: AnyConfig, world: World) -> Run:
     check(config)
     _warn_of_slow_products(config, world)
     _forget_products()
-    _keep_memory()
+    if world.device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.run.seed)  # weights drawn anew are the same in every process
     tokenizer = load_tokenizer(config.model)
     cache = cache_folder(config.run)
@@ -113,18 +110,6 @@ def _forget_products() -> None:
     """
     for name in PRODUCT_CACHES:
         os.environ.setdefault(name, str(KEPT_PRODUCTS))
-
-
-def _keep_memory() -> None:
-    """Have glibc keep what is freed for the next step, which needs as much; the memory's peak stays what it is.
-
-    The gradient of a vocabulary would otherwise go back to the system after each step and come again page by page, each
-    filled with zeros first: 4 to 5% of a small model's step.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # the largest: keep all
 
 
 def load_tokenizer(config: ModelConfig) -> TokenizerBase:

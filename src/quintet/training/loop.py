@@ -1,7 +1,7 @@
 """The training loop, to read and to change.
 
-A step: batches are drawn, their losses summed over all their tokens, gradients clipped, weights moved. What is random
-in it follows from the seed and the step's number; so all that a run needs to go on exactly is its weights, the
+A step: batches are drawn, their losses summed over all their tokens, weights moved along clipped gradients. What is
+random in it follows from the seed and the step's number; so all that a run needs to go on exactly is its weights, the
 optimiser's state, and where the data is.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -32,6 +33,7 @@ from quintet.training.parallel import World, usable, whole
 from quintet.training.rounding import Rounding
 
 FAILED_BATCH = "failed-batch.json"
+CLIP_EPSILON = 1e-6  # torch's
 
 
 @dataclass
@@ -155,14 +157,16 @@ def make_step(run: Run, drawn: Sequence[Sequence[Any]]) -> Step:
             loss.value.backward()
             cross_entropy += loss.cross_entropy
     run.batches.draw()  # a GPU is still at work
-    norm = clip(run)
+    total = whole(norm_of(gradients_of(run.model)))
+    norm = total.item()
     if not math.isfinite(norm):
         path = keep_for_inspection(run, drawn)
         raise NotFiniteError(
             f"step {number + 1}: the gradient is not finite (loss {run.world.total(cross_entropy) / target_tokens}); "
             f"its batch is in {path}. A lower learning rate, a warm-up, or data without outliers may help"
         )
-    run.optimizer.step()
+    with clipped_gradients(run, total, norm):
+        run.optimizer.step()
     run.progress.step += 1
     run.progress.examples += sum(len(examples_of(rows)) for rows in drawn)
     return Step(run.world.total(cross_entropy), source_tokens, target_tokens, norm, rate)
@@ -182,24 +186,38 @@ def to_tensors(run: Run, rows: Sequence[Any]) -> dict[str, torch.Tensor]:
     return {name: tensor.to(run.world.device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def clip(run: Run) -> float:
-    """The norm of the gradient, which is shortened to max_grad_norm if that is above 0: by the optimiser, if it can."""
-    parameters = [parameter for parameter in run.model.parameters() if parameter.grad is not None]
-    total = whole(norm_of([cast(torch.Tensor, parameter.grad) for parameter in parameters]))
-    norm = total.item()
-    longest = run.config.optimizer.max_grad_norm or math.inf
-    if divides_gradients(run.optimizer):
-        run.optimizer.grad_scale = total / longest if norm > longest else None  # type: ignore[attr-defined]
-    elif norm > longest:
-        nn.utils.clip_grads_with_norm_(parameters, longest, total)
-    return norm
+def gradients_of(model: nn.Module) -> list[torch.Tensor]:
+    """Those that the last backward pass has left."""
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def norm_of(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The norm of all gradients together, a scalar. On a CPU a BLAS library reads them in half of torch's own time."""
+    """The norm of all gradients together, float32. On a CPU a BLAS library reads them in half of torch's own time."""
     if all(one.device.type == "cpu" and one.is_contiguous() and not isinstance(one, DTensor) for one in gradients):
         return torch.stack([torch.dot(one.view(-1), one.view(-1)) for one in gradients]).float().sum().sqrt()
-    return nn.utils.get_total_norm(gradients)
+    return nn.utils.get_total_norm(gradients).float()
+
+
+@contextmanager
+def clipped_gradients(run: Run, total: torch.Tensor, norm: float) -> Iterator[None]:
+    """For a step of the optimiser: gradients of this norm, shortened to max_grad_norm if that is above 0 and less.
+
+    An optimiser that can divides them as it reads them; then the gradients themselves stay as they are, or do not.
+    """
+    longest = run.config.optimizer.max_grad_norm or math.inf
+    if norm <= longest:  # there is nothing to multiply by 1
+        yield
+    elif divides_gradients(run.optimizer):
+        dividing = cast(Any, run.optimizer)
+        dividing.grad_scale = (total + CLIP_EPSILON) / longest
+        try:
+            yield
+        finally:
+            dividing.grad_scale = None
+    else:
+        parameters = [parameter for parameter in run.model.parameters() if parameter.grad is not None]
+        nn.utils.clip_grads_with_norm_(parameters, longest, total)
+        yield
 
 
 def examples_of(rows: Sequence[Any]) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from quintet.training.optimizers.base import Pair, ParameterwiseOptimizer, root_mean_square
 
-IN_CACHE = 2**18  # numbers of a matrix that are worked on at a time: 1 MB, no more than a core's own cache
+IN_CACHE = 2**17  # numbers of a matrix that each thread works on at a time, 512 KB
 
 
 class Adafactor(ParameterwiseOptimizer):
@@ -68,9 +68,9 @@ class Adafactor(ParameterwiseOptimizer):
         if group["warmup_init"] and not group["relative_step"]:
             raise ValueError("warmup_init=True needs relative_step=True")
 
-    def update_group(self, group: dict[str, Any], pairs: list[Pair]) -> None:
+    def update_group(self, group: dict[str, Any], pairs: list[Pair], grad_scale: torch.Tensor | None) -> None:
         """Move the parameters of a group, one by one."""
-        shrinkage = self.shrinkage
+        shrinkage = 1.0 if grad_scale is None else grad_scale.reciprocal()
         for parameter, gradient in pairs:
             gradient = gradient.float()
             if not self.state[parameter]:
@@ -120,7 +120,7 @@ def _step_size(group: dict[str, Any], weights: torch.Tensor, step: float) -> flo
 
 
 def _update_moments(
-    group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor, shrinkage: float
+    group: dict[str, Any], state: dict[str, torch.Tensor], gradient: torch.Tensor, shrinkage: float | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Moves the second moment; returns what the gradient is multiplied by for an update, as one factor or two.
 
@@ -160,12 +160,12 @@ def _root_mean_square(gradient: torch.Tensor, factors: torch.Tensor, of_columns:
 def _in_parts(*tensors: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:
     """A matrix, and what else has its rows, a few rows at a time on a CPU: one part after the other.
 
-    Each step would otherwise read, and make, as much as the whole matrix again, in memory.
+    What several operations read, and what they make for each other, stays in the cores' caches in this way.
     """
-    first = tensors[0]
-    if first.device.type != "cpu" or first.dim() != 2 or first.numel() <= IN_CACHE or isinstance(first, DTensor):
+    first, at_once = tensors[0], IN_CACHE * torch.get_num_threads()
+    if first.device.type != "cpu" or first.dim() != 2 or first.numel() <= at_once or isinstance(first, DTensor):
         return [tensors]
-    return zip(*(one.split(max(1, IN_CACHE // first.shape[1])) for one in tensors), strict=True)
+    return zip(*(one.split(max(1, at_once // first.shape[1])) for one in tensors), strict=True)
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:

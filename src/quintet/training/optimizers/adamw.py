@@ -41,7 +41,7 @@ class ScaledAdamW(ParameterwiseOptimizer):
             raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def update_group(self, group: dict[str, Any], pairs: list[Pair]) -> None:
+    def update_group(self, group: dict[str, Any], pairs: list[Pair], grad_scale: torch.Tensor | None) -> None:
         """Move the parameters of a group, each by torch's AdamW with a learning rate of its own."""
         if not pairs:
             return
@@ -52,39 +52,12 @@ class ScaledAdamW(ParameterwiseOptimizer):
                 self.state[parameter] = _first_state(parameter)
             state = self.state[parameter]
             if "rounded_off" not in state:
-                self._move(group, scale, parameter, gradient, state)
+                _step(group, scale, parameter, gradient, grad_scale, state)
                 continue
             weights = parameter.float().add_(state["rounded_off"])
-            self._move(group, scale, weights, gradient.float(), state)
+            _step(group, scale, weights, gradient.float(), grad_scale, state)
             parameter.copy_(weights)
             state["rounded_off"].copy_(weights.sub_(parameter))
-
-    def _move(
-        self,
-        group: dict[str, Any],
-        scale: float,
-        weights: torch.Tensor,
-        gradient: torch.Tensor,
-        state: dict[str, torch.Tensor],
-    ) -> None:
-        beta1, beta2 = group["betas"]
-        adamw(
-            [weights],
-            [gradient],
-            [state["exp_avg"]],
-            [state["exp_avg_sq"]],
-            [],
-            [state["step"]],
-            grad_scale=self.grad_scale,
-            fused=True,  # one pass over the memory, on a CPU too: four times as fast there as torch's other two ways
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"] * scale,
-            weight_decay=group["weight_decay"] / scale,  # torch multiplies it by the learning rate
-            eps=group["eps"],
-            maximize=False,
-        )
 
 
 def _first_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -96,3 +69,31 @@ def _first_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     if torch.finfo(parameter.dtype).bits == 16:
         state["rounded_off"] = torch.zeros_like(parameter)
     return state
+
+
+def _step(
+    group: dict[str, Any],
+    scale: float,
+    weights: torch.Tensor,
+    gradient: torch.Tensor,
+    grad_scale: torch.Tensor | None,
+    state: dict[str, torch.Tensor],
+) -> None:
+    beta1, beta2 = group["betas"]
+    adamw(
+        [weights],
+        [gradient],
+        [state["exp_avg"]],
+        [state["exp_avg_sq"]],
+        [],
+        [state["step"]],
+        grad_scale=grad_scale,
+        fused=True,  # one pass over the memory, on a CPU too: four times as fast there as torch's other two ways
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=group["lr"] * scale,
+        weight_decay=group["weight_decay"] / scale,  # torch multiplies it by the learning rate
+        eps=group["eps"],
+        maximize=False,
+    )

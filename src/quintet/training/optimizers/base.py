@@ -18,15 +18,10 @@ class ParameterwiseOptimizer(torch.optim.Optimizer):
     """
 
     grad_scale: torch.Tensor | None = None
-    """What `step` divides gradients by, a scalar, as torch's fused optimisers do: see `divides_gradients`."""
+    """A scalar that `step` divides gradients by, as torch's fused optimisers do; None: they are taken as they are."""
 
-    @property
-    def shrinkage(self) -> float:
-        """What gradients are multiplied by instead."""
-        return 1.0 if self.grad_scale is None else 1.0 / self.grad_scale.item()
-
-    def update_group(self, group: dict[str, Any], pairs: list[Pair]) -> None:
-        """Move parameters of the group, given with their gradients."""
+    def update_group(self, group: dict[str, Any], pairs: list[Pair], grad_scale: torch.Tensor | None) -> None:
+        """Move parameters of the group, given with their gradients, which are still to be divided by grad_scale."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -43,7 +38,7 @@ class ParameterwiseOptimizer(torch.optim.Optimizer):
             pairs = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
             if any(gradient.is_sparse for _, gradient in pairs):
                 raise ValueError(f"{type(self).__name__} needs dense gradients: nn.Embedding(..., sparse=False)")
-            self.update_group(group, pairs)
+            self.update_group(group, pairs, self.grad_scale)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -57,8 +52,10 @@ class ParameterwiseOptimizer(torch.optim.Optimizer):
 
 
 def divides_gradients(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step divides gradients by the optimiser's `grad_scale`, if that is set, as it reads them anyway."""
-    return isinstance(optimizer, ParameterwiseOptimizer) or bool(optimizer.defaults.get("fused"))
+    """Whether `step` itself divides gradients by the optimiser's `grad_scale`; for others they are shortened before."""
+    if type(optimizer) is torch.optim.AdamW:
+        return all(group["fused"] for group in optimizer.param_groups)
+    return isinstance(optimizer, ParameterwiseOptimizer)
 
 
 def root_mean_square(tensor: torch.Tensor) -> torch.Tensor:
