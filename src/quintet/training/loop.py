@@ -215,8 +215,7 @@ def clipped_gradients(run: Run, total: torch.Tensor, norm: float) -> Iterator[No
         finally:
             dividing.grad_scale = None
     else:
-        parameters = [parameter for parameter in run.model.parameters() if parameter.grad is not None]
-        nn.utils.clip_grads_with_norm_(parameters, longest, total)
+        nn.utils.clip_grads_with_norm_(run.model.parameters(), longest, total)
         yield
 
 
