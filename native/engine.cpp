@@ -24,6 +24,7 @@ using namespace quintet;
 namespace {
 
 constexpr int64_t LANES = 16;
+constexpr int64_t KEPT_BYTES = 8 << 20;  // of a product's right factor; a vocabulary's is given back
 
 thread_local std::string last_error;
 
@@ -91,18 +92,23 @@ const Network &network() {
 }
 
 template <class Job>
-void run(void (*pass)(const Job &, Team &, int64_t), const Job &job) {
+void run(void (*pass)(const Job &, Team &, int64_t), const Job &job, int64_t members) {
     struct Call {
         void (*pass)(const Job &, Team &, int64_t);
         const Job *job;
     } call{pass, &job};
     run_together(
-        job.space.members,
+        members,
         [](void *context, Team &team, int64_t member) {
             const Call &call = *static_cast<Call *>(context);
             call.pass(*call.job, team, member);
         },
         &call);
+}
+
+template <class Job>
+void run(void (*pass)(const Job &, Team &, int64_t), const Job &job) {
+    run(pass, job, job.space.members);
 }
 
 // -- room for a pass ------------------------------------------------------------------------------------------------
@@ -345,6 +351,24 @@ int quintet_multiply(const quintet_matrix *matrix, const float *numbers, int64_t
         Room room;
         Space space = room.make(model, quintet_stack{}, (tokens + lanes - 1) / lanes, lanes, 0);
         run(network().multiply, Product{*matrix, space, numbers, tokens, many != 0, result});
+        return 0;
+    });
+}
+
+int quintet_gemm(const quintet_view *left, const quintet_view *right, const quintet_view *result, int32_t adds) {
+    return guarded(-1, [&] {
+        // Products come by hundreds; a buffer made anew for each would be filled with zeros first, by the system.
+        static thread_local Buffer units, rows, sums;
+        auto up = [](int64_t number, int64_t step) { return (number + step - 1) / step * step; };
+        int64_t bytes = up(std::max<int64_t>(right->rows, 1), IN_SUM) * up(right->columns, SIDE) * 2;
+        Buffer large;
+        Buffer &right_units = bytes > KEPT_BYTES ? large : units;
+        int64_t members = threads();
+        right_units.reserve(bytes);
+        rows.reserve(members * GROUP * DEPTH * 2);
+        sums.reserve(members * GROUP * BAND * 4);
+        run(network().gemm,
+            Gemm{*left, *right, *result, adds != 0, right_units.bytes(), rows.bytes(), sums.floats()}, members);
         return 0;
     });
 }

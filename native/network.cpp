@@ -1,6 +1,7 @@
 // What the kernels of one instruction set offer (network.h): everything they need is compiled here, once for each.
 #include "decoder.h"
 #include "encoder.h"
+#include "gemm.h"
 
 namespace quintet::QUINTET_ISA {
 
@@ -58,7 +59,8 @@ const Network &NAMED(QUINTET_ISA)() {
                                     QUINTET_ISA::encode,
                                     QUINTET_ISA::read_sources,
                                     QUINTET_ISA::take_any_step,
-                                    QUINTET_ISA::multiply_any};
+                                    QUINTET_ISA::multiply_any,
+                                    QUINTET_ISA::gemm};
     return network;
 }
 

@@ -11,6 +11,10 @@ constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
 // Panels of queries that look at a source's keys together.
 constexpr int64_t QUERIES_AT_ONCE = 2;
 
+// Products for training (gemm.h): how many numbers of a unit are summed, the rows and columns of a block, how many
+// numbers of a row are laid out at a time, and the rows and columns that one thread takes at a time.
+constexpr int64_t IN_SUM = 32, SIDE = 32, DEPTH = 512, GROUP = 128, BAND = 512;
+
 // Room for one pass of some tokens through a stack. Blocks are (numbers, L) each, one for each panel or token.
 struct Space {
     int64_t members;   // the threads that there is room for
@@ -52,6 +56,14 @@ struct Product {
     float *result;
 };
 
+struct Gemm {
+    const quintet_view &left, &right, &result;
+    bool adds;
+    uint8_t *right_units;
+    uint8_t *left_units;  // for each thread
+    float *sums;          // for each thread
+};
+
 struct SourceReading {
     const quintet_model &model;
     Space space;
@@ -83,6 +95,7 @@ struct Network {
     void (*read_sources)(const SourceReading &, Team &, int64_t member);
     void (*step)(const Step &, Team &, int64_t member);
     void (*multiply)(const Product &, Team &, int64_t member);
+    void (*gemm)(const Gemm &, Team &, int64_t member);
 };
 
 const Network &portable_network();

@@ -29,6 +29,13 @@ typedef struct {
     int32_t type, group;
 } quintet_matrix;
 
+/* Numbers of float32 or bfloat16 as they lie in memory: (i, j) at i * row_stride + j * column_stride, one of which is 1. */
+typedef struct {
+    void *data;
+    int64_t rows, columns, row_stride, column_stride;
+    int32_t type;
+} quintet_view;
+
 typedef struct {
     quintet_matrix norm; /* (1, d_model), before the attention */
     quintet_matrix query, key, value, output;
@@ -88,6 +95,10 @@ void quintet_use_openmp(void *parallel, void *thread_number, void *thread_count)
 /* Numbers of tokens (tokens, inputs), rounded as the matrix asks for, times the matrix: (tokens, outputs). For many
    tokens (`many`), or one by one. */
 int quintet_multiply(const quintet_matrix *, const float *numbers, int64_t tokens, int32_t many, float *result);
+
+/* result (m, n) = left (m, k) times right (k, n), both rounded to bfloat16, summed in float32; with `adds`, onto what a
+   float32 result holds. The result lies row by row. */
+int quintet_gemm(const quintet_view *left, const quintet_view *right, const quintet_view *result, int32_t adds);
 
 /* Sources laid behind each other, source i from starts[i] to starts[i + 1]; ids, or embeddings (tokens, d_model). No
    token looks at those whose `visible` is 0; NULL: all are visible. Writes the normalised states (tokens, d_model). */

@@ -3,8 +3,9 @@
 It knows no model: a `Plan` is built from a configuration and named tensors.
 """
 
+from quintet.engine.gemm import gemm_into, has_gemm
 from quintet.engine.library import Library, load_library
 from quintet.engine.plan import CACHE_DTYPES, Plan, Unsupported
 from quintet.engine.session import NativeSession, encode
 
-__all__ = ["CACHE_DTYPES", "Library", "NativeSession", "Plan", "Unsupported", "encode", "load_library"]
+__all__ = ["CACHE_DTYPES", "Library", "NativeSession", "Plan", "Unsupported", "encode", "gemm_into", "has_gemm", "load_library"]

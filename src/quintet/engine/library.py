@@ -13,6 +13,9 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
+"""quintet_type; of int4 there are two in a byte."""
+
 PATH = Path(__file__).with_name("libquintet.so")
 
 
@@ -71,6 +74,19 @@ class Model(ctypes.Structure):
     ]
 
 
+class View(ctypes.Structure):
+    """quintet_view."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("row_stride", c_int64),
+        ("column_stride", c_int64),
+        ("type", c_int32),
+    ]
+
+
 class Library:
     """The functions of the compiled library; they raise RuntimeError with the library's own message.
 
@@ -88,6 +104,7 @@ class Library:
             ("set_threads", ctypes.c_int, [c_int64]),
             ("use_openmp", None, [pointer, pointer, pointer]),
             ("multiply", ctypes.c_int, [POINTER(Matrix), pointer, c_int64, c_int32, pointer]),
+            ("gemm", ctypes.c_int, [POINTER(View), POINTER(View), POINTER(View), c_int32]),
             ("encode", ctypes.c_int, [POINTER(Model), pointer, pointer, pointer, pointer, c_int64, pointer]),
             ("session_new", c_void_p, [POINTER(Model), pointer, pointer, c_int64]),
             ("session_step", ctypes.c_int, [c_void_p, pointer, c_int64, c_int32, pointer, pointer]),
@@ -101,8 +118,7 @@ class Library:
             raise self._error()
         openmp = torch_openmp()
         if openmp is not None:
-            names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-            library.quintet_use_openmp(*(ctypes.cast(getattr(openmp, name), c_void_p) for name in names))
+            library.quintet_use_openmp(*(ctypes.cast(getattr(openmp, name), c_void_p) for name in OPENMP))
 
     @property
     def instruction_set(self) -> str:
@@ -117,6 +133,11 @@ class Library:
         """quintet_multiply."""
         self._set_threads()
         self._check(self._library.quintet_multiply(ctypes.byref(matrix), *arguments))
+
+    def gemm(self, left: View, right: View, result: View, adds: bool) -> None:
+        """quintet_gemm."""
+        self._set_threads()
+        self._check(self._library.quintet_gemm(left, right, result, adds))
 
     def encode(self, model: Model, *arguments: int | None) -> None:
         """quintet_encode."""
@@ -158,17 +179,22 @@ class Library:
         return RuntimeError(self._library.quintet_error().decode())
 
 
-def torch_openmp() -> ctypes.CDLL | None:
-    """The GNU OpenMP library whose threads torch computes on, if it is loaded, and only one is.
+OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 
-    After each parallel operation its threads go on waiting at full speed for a while. Between two steps of a decoder
-    there are such operations, and threads of our own would have to share the processors with the waiting ones.
+
+def torch_openmp() -> ctypes.CDLL | None:
+    """A library through which the functions `OPENMP` are found that torch itself computes with, if it has them.
+
+    After each parallel operation OpenMP's threads go on waiting at full speed for a while. Between two steps of a
+    decoder there are such operations, and threads of our own would have to share the processors with the waiting ones.
+    A process may have several such libraries, other packages bring their own: asked is torch's, for those it was
+    linked with.
     """
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if not path.exists():
         return None
-    paths = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "/libgomp" in line}
-    return ctypes.CDLL(paths.pop()) if len(paths) == 1 else None
+    library = ctypes.CDLL(str(path))
+    return library if all(hasattr(library, name) for name in OPENMP) else None
 
 
 def usable_processors() -> int:

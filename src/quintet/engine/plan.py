@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from quintet.config import T5Config
-from quintet.engine.library import Attention, FeedForward, Layer, Matrix, Model, Stack
+from quintet.engine.library import TYPES, Attention, FeedForward, Layer, Matrix, Model, Stack
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
 FLOATS = (torch.float32, torch.bfloat16)
 CACHE_DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 ACTIVATIONS = {"relu": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu": 2, "silu": 3, "swish": 3}

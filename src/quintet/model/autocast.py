@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+
+from quintet.model.products import factor, multiply
 
 
 def in_autocast(states: torch.Tensor) -> bool:
@@ -49,11 +50,12 @@ class CastProduct(torch.autograd.Function):
     def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(..., outputs) in `dtype`."""
         ctx.states_dtype, ctx.weight_dtype = states.dtype, weight.dtype
-        states, cast = states.to(dtype), weight.to(dtype)
+        states = states.to(dtype)
+        read = factor(weight, states)
         learns = ctx.needs_input_grad[1]
-        ctx.save_for_backward(states if learns else None, cast if learns else weight)
+        ctx.save_for_backward(states if learns else None, read if learns else weight)
         with torch.autocast(states.device.type, enabled=False):
-            return F.linear(states, cast)
+            return multiply(states.flatten(0, -2), read.t(), dtype).view(*states.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -65,8 +67,8 @@ class CastProduct(torch.autograd.Function):
         rows = gradient.flatten(0, -2)
         of_states = of_weight = None
         if ctx.needs_input_grad[0]:
-            product = rows @ weight.to(gradient.dtype)
-            of_states = product.to(ctx.states_dtype).view(*gradient.shape[:-1], weight.shape[1])
+            product = multiply(rows, factor(weight, rows), ctx.states_dtype)
+            of_states = product.view(*gradient.shape[:-1], weight.shape[1])
         if ctx.needs_input_grad[1]:
-            of_weight = (rows.t() @ states.flatten(0, -2)).to(ctx.weight_dtype)
+            of_weight = multiply(rows.t(), states.flatten(0, -2), ctx.weight_dtype)
         return of_states, of_weight, None

@@ -18,12 +18,12 @@ from quintet.model import checks
 from quintet.model.autocast import product_dtype
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.model.init import Embedding
+from quintet.model.products import factor, multiply, multiply_into
 from quintet.quantize import QuantizedLinear
 
 SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, half as much where products are in half precision
 ROUND_TOKENS = 32  # chunks have a multiple of so many tokens: oneDNN compiles a product for each size that it meets
 SCORES_IN_CACHE = 2**19  # numbers whose losses are computed together: 2 MB in float32
-ROWS_AT_ONCE = 2048  # of the vocabulary, when the gradient of the projection is summed
 IGNORED = -100
 
 
@@ -173,8 +173,9 @@ class _Fused(torch.autograd.Function):
         weight_gradient = empty(weight, dtype=torch.float32) if of_weight else None
         total, cross_entropy = states.new_zeros(2, dtype=torch.float32)
         with torch.autocast(states.device.type, enabled=False):
-            projection = weight.to(dtype)
-            for rows, inputs, gradient in _chunks_of_scores(states.to(dtype), projection):
+            inputs = states.to(dtype)
+            projection = factor(weight, inputs)
+            for rows, inputs, gradient in _chunks_of_scores(inputs, projection):
                 for part, of_part in _parts(gradient[: len(targets[rows])], targets[rows]):
                     scores = part.float()
                     losses, plain = _losses_and_gradient(scores, of_part, label_smoothing, z_loss)
@@ -183,11 +184,10 @@ class _Fused(torch.autograd.Function):
                     if scores is not part:
                         part.copy_(scores)
                 if state_gradient is not None:
-                    # Its transpose: the product itself, of sums this long, takes oneDNN 30 to 50 ms to compile for AMX.
-                    of_inputs = (projection.t() @ gradient.t()).t()
+                    of_inputs = multiply(gradient, projection, states.dtype)
                     state_gradient[rows] = of_inputs[: len(targets[rows])]
                 if weight_gradient is not None:
-                    _add_weight_gradient(weight_gradient, gradient, inputs, is_first=rows.start == 0)
+                    multiply_into(weight_gradient, gradient.t(), inputs, adds=rows.start > 0)
         ctx.gradients = state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
         ctx.mark_non_differentiable(cross_entropy)
         return total, cross_entropy
@@ -214,7 +214,7 @@ def _chunks_of_scores(
     for start in range(0, len(states), size):
         rows = slice(start, min(start + size, len(states)))
         inputs = F.pad(states[rows], (0, 0, 0, start + size - rows.stop))
-        torch.mm(inputs, projection.t(), out=products)
+        multiply_into(products, inputs, projection.t())
         yield rows, inputs, products
 
 
@@ -248,18 +248,3 @@ def _losses_and_gradient(
         scores.sub_(label_smoothing / scores.shape[1])
     scores.scatter_add_(1, places, torch.full_like(log_z, label_smoothing - 1))
     return losses.sum(), (log_z - of_target).sum()
-
-
-def _add_weight_gradient(total: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor, *, is_first: bool) -> None:
-    """Adds to total (vocabulary, d_model) what scores' gradient (tokens, vocabulary) and states (tokens, d_model) give.
-
-    The first chunk's is written over what is there. In parts of the vocabulary whose product stays in the processor's
-    cache: the sum is in float32, the product is not.
-    """
-    for start in range(0, len(total), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        product = gradient[:, part].t() @ states
-        if is_first:
-            total[part] = product
-        else:
-            total[part] += product
