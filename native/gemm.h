@@ -1,7 +1,7 @@
 // Products of two matrices in bfloat16, as training needs them: either factor may lie transposed, or be float32.
 //
-// Numbers are first laid out in units, 16 lines of 16 words of two numbers that follow each other in the sum: what a tile
-// of AMX holds. In a unit of the left factor a line is a row, in one of the right factor a column is a lane. The right
+// Numbers are first laid out in units, 16 lines of 16 words of two numbers that follow each other in the sum: what a
+// tile of AMX holds. In a unit of the left factor a line is a row, in one of the right factor a column is a lane. The right
 // factor is laid out as a whole, by all threads; of the left one each thread lays out some rows at a time, which then
 // meet some columns.
 #pragma once
@@ -109,8 +109,9 @@ struct Factor {
 
 // -- blocks ---------------------------------------------------------------------------------------------------------
 
-// The sums of 32 rows by 32 columns, in four squares of 16; all but the first are added to what is there. The lower rows'
-// units begin left_stride bytes behind the upper ones', those of the columns on the right right_stride behind the left.
+// The sums of 32 rows by 32 columns, in four squares of 16; all but the first are added to what is there. Units of the
+// lower rows begin left_stride bytes behind those of the upper ones, units of the columns on the right right_stride
+// behind those on the left.
 INLINE void multiply_block(const uint8_t *left, int64_t left_stride, const uint8_t *right, int64_t right_stride,
                            int64_t units, float *sums, bool is_first) {
 #if defined(__AMX_TILE__)
@@ -217,46 +218,55 @@ INLINE Factor<Number> factor(const quintet_view &view, bool is_right) {
             row_by_row ? view.row_stride : view.column_stride, row_by_row != is_right};
 }
 
+// So many units of two times 16 rows or columns from `outer` on; `apart` is how many the second's are behind the first's.
+template <class Number>
+INLINE void lay_out_pair(const Factor<Number> &factor, int64_t outer, int64_t first, int64_t count, bool turned,
+                         uint8_t *to, int64_t apart) {
+    for (int64_t unit = 0; unit < count; unit++)
+        for (int64_t half = 0; half < 2; half++)
+            factor.lay_out(outer + half * LANES, (first + unit) * IN_SUM, turned, to + (half * apart + unit) * UNIT);
+}
+
+// How many rows a thread takes at a time: fewer if there would be too few items to share.
+INLINE int64_t rows_at_once(int64_t rows, int64_t bands, int64_t threads) {
+    int64_t group = GROUP;
+    while (group > SIDE && bands * ((rows + group - 1) / group) < 4 * threads) group /= 2;
+    return group;
+}
+
 template <class Left, class Right>
 static void gemm_of(const Gemm &job, Team &team, int64_t member) {
     const Factor<Left> left = factor<Left>(job.left, false);
     const Factor<Right> right = factor<Right>(job.right, true);
-    const int64_t units = most(1, (left.inner + IN_SUM - 1) / IN_SUM), panel = units * UNIT;
+    const int64_t units = most(1, (left.inner + IN_SUM - 1) / IN_SUM);
     share(team, (right.outer + SIDE - 1) / SIDE, [&](int64_t pair) {
-        for (int64_t i = 0; i < units; i++)
-            for (int64_t half = 0; half < 2; half++)
-                right.lay_out(pair * SIDE + half * LANES, i * IN_SUM, right.along,
-                              job.right_units + (2 * pair + half) * panel + i * UNIT);
+        lay_out_pair(right, pair * SIDE, 0, units, right.along, job.right_units + 2 * pair * units * UNIT, units);
     });
-    const int64_t bands = (right.outer + BAND - 1) / BAND;
-    int64_t group = GROUP;
-    while (group > SIDE && bands * ((left.outer + group - 1) / group) < 4 * team.size) group /= 2;
+
+    const int64_t bands = (right.outer + BAND - 1) / BAND, group = rows_at_once(left.outer, bands, team.size);
     const int64_t groups = (left.outer + group - 1) / group;
     uint8_t *rows = job.left_units + member * GROUP * DEPTH * 2;
     float *sums = job.sums + member * GROUP * BAND;
+    auto multiply = [&](int64_t top, int64_t height, int64_t first, int64_t width, int64_t done, int64_t count) {
+        for (int64_t row = 0; row < height; row += SIDE)
+            lay_out_pair(left, top + row, done, count, !left.along, rows + row / LANES * count * UNIT, count);
+        for (int64_t column = 0; column < width; column += SIDE)
+            for (int64_t row = 0; row < height; row += SIDE) {
+                const uint8_t *columns = job.right_units + ((first + column) / LANES * units + done) * UNIT;
+                // Sums that are complete at once need but one place, which stays in the cache.
+                float *block = units == count ? sums : sums + column * GROUP + row * SIDE;
+                multiply_block(rows + row / LANES * count * UNIT, count * UNIT, columns, units * UNIT, count, block,
+                               done == 0);
+                if (done + count == units)
+                    put_block(block, job.result, top + row, first + column, least(SIDE, height - row),
+                              least(SIDE, width - column), job.adds);
+            }
+    };
     share(team, bands * groups, [&](int64_t item) {
-        const int64_t top = item % groups * group, first = item / groups * BAND;
-        const int64_t height = least(group, left.outer - top), width = least(BAND, right.outer - first);
-        for (int64_t done = 0; done < units; done += DEPTH / IN_SUM) {
-            const int64_t count = least(DEPTH / IN_SUM, units - done);
-            const bool is_last = done + count == units;
-            for (int64_t row = 0; row < height; row += SIDE)
-                for (int64_t i = 0; i < count; i++)
-                    for (int64_t half = 0; half < 2; half++)
-                        left.lay_out(top + row + half * LANES, (done + i) * IN_SUM, !left.along,
-                                     rows + ((row / LANES + half) * count + i) * UNIT);
-            for (int64_t column = 0; column < width; column += SIDE)
-                for (int64_t row = 0; row < height; row += SIDE) {
-                    const uint8_t *columns = job.right_units + (first + column) / LANES * panel + done * UNIT;
-                    // Sums that are complete at once need but one place, which stays in the cache.
-                    float *block = units == count ? sums : sums + column * GROUP + row * SIDE;
-                    multiply_block(rows + row / LANES * count * UNIT, count * UNIT, columns, panel, count, block,
-                                   done == 0);
-                    if (is_last)
-                        put_block(block, job.result, top + row, first + column, least(SIDE, height - row),
-                                  least(SIDE, width - column), job.adds);
-                }
-        }
+        const int64_t top = item % groups * group, first = item / groups * BAND, deep = DEPTH / IN_SUM;
+        for (int64_t done = 0; done < units; done += deep)
+            multiply(top, least(group, left.outer - top), first, least(BAND, right.outer - first), done,
+                     least(deep, units - done));
     });
 }
 

@@ -29,7 +29,7 @@ typedef struct {
     int32_t type, group;
 } quintet_matrix;
 
-/* Numbers of float32 or bfloat16 as they lie in memory: (i, j) at i * row_stride + j * column_stride, one of which is 1. */
+/* Numbers of float32 or bfloat16 as they lie in memory: (i, j) at i * row_stride + j * column_stride, one of them 1. */
 typedef struct {
     void *data;
     int64_t rows, columns, row_stride, column_stride;

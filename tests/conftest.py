@@ -28,3 +28,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder `shared` beside the checkout (real vocabularies and a trained checkpoint)")
     return SHARED
+
+
+@pytest.fixture(params=["torch", "engine"])
+def multiplier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who multiplies in bfloat16 for training (model/products.py): the engine can on all processors, fast or not."""
+    from quintet.engine import load_library
+    from quintet.model import products
+
+    if request.param == "engine" and load_library() is None:
+        pytest.skip("the native engine was not built: there was no C++ compiler when quintet was installed")
+    monkeypatch.setattr(products, "has_gemm", lambda: request.param == "engine")
+    return request.param

@@ -130,6 +130,36 @@ void try_products() {
             }
 }
 
+// Of matrices that lie row by row or transposed: in blocks of their own size too.
+void try_gemm(int64_t m, int64_t k, int64_t n, int32_t type, bool left_turned, bool right_turned) {
+    Storage storage;
+    auto view = [&](int64_t rows, int64_t columns, bool turned) {
+        void *data = const_cast<void *>(storage.matrix(type, rows, columns).data);
+        return turned ? quintet_view{data, rows, columns, 1, rows, type}
+                      : quintet_view{data, rows, columns, columns, 1, type};
+    };
+    const quintet_view left = view(m, k, left_turned), right = view(k, n, right_turned);
+    Floats expected;
+    for (const std::string &name : instruction_sets()) {
+        check(quintet_set_instruction_set(name.c_str()), "set");
+        auto *result = reinterpret_cast<float *>(storage.bytes(m * n * 4));
+        const quintet_view to{result, m, n, n, 1, QUINTET_FLOAT32};
+        check(quintet_gemm(&left, &right, &to, 0), "gemm");
+        check(quintet_gemm(&left, &right, &to, 1), "gemm");
+        Floats found(result, result + m * n);
+        if (expected.empty()) expected = found;
+        require(difference(found, expected) < 1e-4f, "gemm with " + name + " differs");
+    }
+}
+
+void try_gemms() {
+    for (int64_t m : {1, 17, 40, 130})
+        for (int64_t k : {1, 31, 66, 1030})
+            for (int64_t n : {1, 33, 530})
+                for (int32_t type : {QUINTET_FLOAT32, QUINTET_BFLOAT16})
+                    for (int turned = 0; turned < 4; turned++) try_gemm(m, k, n, type, turned & 1, turned & 2);
+}
+
 // -- whole networks -------------------------------------------------------------------------------------------------
 
 struct Network {
@@ -254,6 +284,7 @@ void try_threads() {
     const Network network(QUINTET_FLOAT32, 33, 3, 5, 51, true);
     check(quintet_set_threads(1), "set_threads");
     const Floats expected = go_through(network);
+    try_gemm(300, 70, 600, QUINTET_FLOAT32, false, true);
     std::vector<std::thread> callers;
     for (int64_t caller = 0; caller < 4; caller++)
         callers.emplace_back([&, caller] {
@@ -288,6 +319,7 @@ int main(int count, char **arguments) {
     check(quintet_set_threads(2), "set_threads");
     const bool only_threads = count > 1 && std::string(arguments[1]) == "threads";
     if (!only_threads) try_products();
+    if (!only_threads) try_gemms();
     try_networks();
     try_threads();
     if (!only_threads) try_fork();  // ThreadSanitizer knows no threads in a child of a process with threads

@@ -175,6 +175,17 @@ def test_an_instruction_set_by_the_environment() -> None:
     )
 
 
+def test_threads_are_shared_with_torch_whatever_else_is_loaded() -> None:
+    """Other packages bring OpenMP libraries of their own, which know nothing of torch's threads."""
+    code = """
+import sentencepiece, sklearn.metrics, torch
+from quintet.engine.library import torch_openmp
+torch.set_num_threads(3)
+print(torch_openmp().omp_get_max_threads())
+"""
+    assert run_python(code).stdout == "3\n"
+
+
 LIMITED = """
 import resource, torch, quintet
 from quintet.engine import load_library

@@ -1,4 +1,4 @@
-"""Inference on the CPU by native code: the decoding protocol's second implementation.
+"""The CPU's native code: inference, as the decoding protocol's second implementation, and products for training.
 
 It knows no model: a `Plan` is built from a configuration and named tensors.
 """
@@ -8,4 +8,14 @@ from quintet.engine.library import Library, load_library
 from quintet.engine.plan import CACHE_DTYPES, Plan, Unsupported
 from quintet.engine.session import NativeSession, encode
 
-__all__ = ["CACHE_DTYPES", "Library", "NativeSession", "Plan", "Unsupported", "encode", "gemm_into", "has_gemm", "load_library"]
+__all__ = [
+    "CACHE_DTYPES",
+    "Library",
+    "NativeSession",
+    "Plan",
+    "Unsupported",
+    "encode",
+    "gemm_into",
+    "has_gemm",
+    "load_library",
+]

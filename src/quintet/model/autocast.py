@@ -55,7 +55,7 @@ class CastProduct(torch.autograd.Function):
         learns = ctx.needs_input_grad[1]
         ctx.save_for_backward(states if learns else None, read if learns else weight)
         with torch.autocast(states.device.type, enabled=False):
-            return multiply(states.flatten(0, -2), read.t(), dtype).view(*states.shape[:-1], -1)
+            return multiply(_rows(states), read.t(), dtype).view(*states.shape[:-1], len(weight))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -64,11 +64,16 @@ class CastProduct(torch.autograd.Function):
         states, weight = ctx.saved_tensors
         # As a matrix: of a gradient that is laid out otherwise matmul would make a batch, and a copy of the weight for
         # each of its products.
-        rows = gradient.flatten(0, -2)
+        rows = _rows(gradient)
         of_states = of_weight = None
         if ctx.needs_input_grad[0]:
             product = multiply(rows, factor(weight, rows), ctx.states_dtype)
             of_states = product.view(*gradient.shape[:-1], weight.shape[1])
         if ctx.needs_input_grad[1]:
-            of_weight = multiply(rows.t(), states.flatten(0, -2), ctx.weight_dtype)
+            of_weight = multiply(rows.t(), _rows(states), ctx.weight_dtype)
         return of_states, of_weight, None
+
+
+def _rows(states: torch.Tensor) -> torch.Tensor:
+    """As a matrix: (..., features) to (rows, features)."""
+    return states.reshape(-1, states.shape[-1])

@@ -173,9 +173,9 @@ class _Fused(torch.autograd.Function):
         weight_gradient = empty(weight, dtype=torch.float32) if of_weight else None
         total, cross_entropy = states.new_zeros(2, dtype=torch.float32)
         with torch.autocast(states.device.type, enabled=False):
-            inputs = states.to(dtype)
-            projection = factor(weight, inputs)
-            for rows, inputs, gradient in _chunks_of_scores(inputs, projection):
+            cast = states.to(dtype)
+            projection = factor(weight, cast)
+            for rows, inputs, gradient in _chunks_of_scores(cast, projection):
                 for part, of_part in _parts(gradient[: len(targets[rows])], targets[rows]):
                     scores = part.float()
                     losses, plain = _losses_and_gradient(scores, of_part, label_smoothing, z_loss)
