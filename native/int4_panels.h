@@ -1,4 +1,5 @@
-// Products of int4 for many tokens: some rows of weights are unpacked to a byte each and meet all panels.
+// Products of int4 for many tokens: some rows of weights are unpacked and meet all panels. Where AMX is, to bfloat16, with
+// their scales in them; elsewhere to a byte each, whose sums meet the scales.
 #pragma once
 
 #include "int4.h"
@@ -6,7 +7,66 @@
 
 namespace quintet::QUINTET_ISA {
 
-constexpr int64_t UNPACKED_ROWS = 32, UNPACKED_INPUTS = 1024;  // which stay in the first-level cache
+constexpr int64_t UNPACKED_ROWS = 32;
+
+#if defined(__AMX_TILE__)
+constexpr int64_t UNPACKED_INPUTS = 512;  // 32 KB, which stay in the first-level cache
+
+// What weights of two scales can be: 16 values of each.
+INLINE __m512i values_of(float first, float second) {
+    const Floats steps = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    return (__m512i)_mm512_cvtne2ps_pbh((__m512)(steps * second), (__m512)(steps * first));
+}
+
+// `count` inputs, at most 32, as the first or second 16 of these values; 32 numbers are written.
+INLINE void unpack_group(const uint8_t *from, int64_t count, __m512i values, uint32_t second, Brain *to) {
+    __m128i pairs;
+    if (count >= 32) pairs = _mm_loadu_si128((const __m128i *)from);
+    else pairs = _mm_maskz_loadu_epi8((__mmask16)((1u << count / 2) - 1), from);
+    const Words both = (Words)_mm512_cvtepu8_epi32(pairs), halves = (both | both << 12) & splat_word(0x000f000f);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16((__m512i)(halves | splat_word(second)), values));
+}
+
+// Inputs `first` to `end` of a row, behind which there is room for 32 more.
+INLINE void unpack_to_brains(const quintet_matrix &w, int64_t row, int64_t first, int64_t end, Brain *to) {
+    const int64_t bytes = row_bytes(w), group = group_size(w);
+    const uint8_t *from = (const uint8_t *)w.data + row * bytes;
+    const float *scale = w.scale + row * (w.inputs / group) + first / group;
+    int64_t at = first;
+    if (group == 32)
+        for (; at + 64 <= end; at += 64, scale += 2) {
+            const __m512i values = values_of(scale[0], scale[1]);
+            prefetch(from + at / 2 + UNPACKED_ROWS * bytes);
+            unpack_group(from + at / 2, 32, values, 0, to + at - first);
+            unpack_group(from + at / 2 + 16, 32, values, 0x00100010, to + at - first + 32);
+        }
+    for (int64_t stop = at - at % group; at < end; at = stop, scale++) {
+        stop = least(stop + group, end);
+        const __m512i values = values_of(*scale, *scale);
+        for (int64_t i = at; i < stop; i += 32) {
+            prefetch(from + i / 2 + UNPACKED_ROWS * bytes);
+            unpack_group(from + i / 2, stop - i, values, 0, to + i - first);
+        }
+    }
+}
+
+static void multiply_int4(const quintet_matrix &w, int64_t first, int64_t end, const Packed &x, int64_t panel,
+                          int64_t panels, const Target &to) {
+    alignas(64) Brain room[UNPACKED_ROWS * UNPACKED_INPUTS + 32];
+    for (int64_t row = first; row < end; row += UNPACKED_ROWS)
+        for (int64_t at = 0; at < w.inputs; at += UNPACKED_INPUTS) {
+            const int64_t rows = least(UNPACKED_ROWS, end - row), inputs = least(UNPACKED_INPUTS, w.inputs - at);
+            keep_memory_in_order();
+            for (int64_t r = 0; r < rows; r++) unpack_to_brains(w, row + r, at, at + inputs, room + r * inputs);
+            keep_memory_in_order();
+            Packed part = x;
+            part.data += at * LANES * sizeof(Brain);
+            multiply_on_tiles<false>({room, nullptr, rows, inputs, QUINTET_BFLOAT16, 0}, 0, rows, part, panel, panels,
+                                     {to.out + (row - first) * LANES, to.stride, to.adds || at > 0});
+        }
+}
+#else
+constexpr int64_t UNPACKED_INPUTS = 1024;  // 32 KB, which stay in the first-level cache
 
 // Weights from 0 to 15 in the order of their inputs; `first` is the first of these.
 struct Unpacked {
@@ -46,90 +106,6 @@ INLINE void unpack_row(const uint8_t *from, int64_t inputs, int64_t ahead, uint8
     for (; at < inputs; at++) to[at] = from[at / 2] >> 4 * (at % 2) & 15;
 }
 
-#if defined(__AMX_TILE__)
-// Adds the products of `inputs` inputs from `at` on to tiles 0 and 1 (16 rows by one panel and, if WIDE, the next), and
-// 2 and 3 if TALL.
-template <bool TALL, bool WIDE>
-INLINE void add_int4_products(const Unpacked &weights, int64_t at, int64_t inputs, const uint8_t *left,
-                              const uint8_t *right) {
-    alignas(64) uint8_t room[1024];
-    const int64_t end = at + inputs, step = least(64, weights.span());
-    for (; at < end; at += step) {
-        auto load_tokens = [&](const uint8_t *from, auto load) {
-            if (end - at >= step) return load(from + at * LANES);
-            copy_rows(room, from + at * LANES, 64, (end - at) / 4, 64);
-            load(room);
-        };
-        _tile_loadd(4, weights.rows[0] + at, UNPACKED_INPUTS);
-        load_tokens(left, [](const uint8_t *from) { _tile_loadd(6, from, 64); });
-        _tile_dpbusd(0, 4, 6);
-        if constexpr (WIDE) {
-            load_tokens(right, [](const uint8_t *from) { _tile_loadd(7, from, 64); });
-            _tile_dpbusd(1, 4, 7);
-        }
-        if constexpr (TALL) {
-            _tile_loadd(5, weights.rows[16] + at, UNPACKED_INPUTS);
-            _tile_dpbusd(2, 5, 6);
-        }
-        if constexpr (TALL && WIDE) _tile_dpbusd(3, 5, 7);
-    }
-}
-
-// results (rows, 16) += (sums + start) * scale
-INLINE void add_group(const int32_t *sums, Ints start, const float *scale, int64_t groups, int64_t rows,
-                      float *results) {
-#pragma GCC unroll 16
-    for (int64_t r = 0; r < 16; r++) {
-        if (r >= rows) break;
-        Floats exact = to_floats(load_as<Ints>(sums + r * LANES) + start);
-        store(results + r * LANES, load(results + r * LANES) + exact * scale[r * groups]);
-    }
-}
-
-template <bool TALL, bool WIDE>
-static void multiply_unpacked(const Unpacked &weights, const Packed &x, int64_t panel, float *out, int64_t stride,
-                              bool adds) {
-    alignas(64) int32_t sums[4][256];
-    alignas(64) float results[4][256] = {};
-    const uint8_t *left = x.data + panel * x.stride + weights.first * LANES, *right = left + x.stride;
-    const int64_t span = weights.span(), groups = weights.groups;
-    for (int64_t at = 0; at < weights.inputs; at += span) {
-        _tile_zero(0);
-        if (WIDE) _tile_zero(1);
-        if (TALL) _tile_zero(2);
-        if (TALL && WIDE) _tile_zero(3);
-        add_int4_products<TALL, WIDE>(weights, at, span, left, right);
-        _tile_stored(0, sums[0], 64);
-        if (WIDE) _tile_stored(1, sums[1], 64);
-        if (TALL) _tile_stored(2, sums[2], 64);
-        if (TALL && WIDE) _tile_stored(3, sums[3], 64);
-        keep_memory_in_order();
-        const Group group(weights, at, x, panel);
-        for (int p = 0; p <= (int)WIDE; p++) {
-            const Ints start = group.start(p * groups * LANES);
-            add_group(sums[p], start, group.scale, groups, weights.count, results[p]);
-            if constexpr (TALL)
-                add_group(sums[2 + p], start, group.scale + 16 * groups, groups, weights.count - 16, results[2 + p]);
-        }
-    }
-    for (int p = 0; p <= (int)WIDE; p++) {
-        const Floats scale = load(x.scale + (panel + p) * LANES);
-        for (int64_t r = 0; r < weights.count; r++)
-            put(out + p * stride + r * LANES, load(results[r / 16 * 2 + p] + r % 16 * LANES) * scale, adds);
-    }
-}
-
-static void multiply_panels(const Unpacked &weights, const Packed &x, int64_t panel, int64_t panels, float *out,
-                            const Target &to) {
-    const bool adds = to.adds || weights.first > 0, tall = weights.count > 16;
-    for (int64_t p = panel; p < panel + panels; p += 2) {
-        const bool wide = p + 1 < panel + panels;
-        auto run = wide ? (tall ? multiply_unpacked<true, true> : multiply_unpacked<false, true>)
-                        : (tall ? multiply_unpacked<true, false> : multiply_unpacked<false, false>);
-        run(weights, x, p, out + p * to.stride, to.stride, adds);
-    }
-}
-#else
 #if defined(__AVX512F__)
 constexpr int INT4_ROWS = 4, INT4_PANELS = 2;
 #else
@@ -194,13 +170,10 @@ static void multiply_panels(const Unpacked &weights, const Packed &x, int64_t pa
         multiply_rows<INT4_PANELS>(weights, x, p, out + p * to.stride, to);
     for (; p < panel + panels; p++) multiply_rows<1>(weights, x, p, out + p * to.stride, to);
 }
-#endif
-
 static void multiply_int4(const quintet_matrix &w, int64_t first, int64_t end, const Packed &x, int64_t panel,
                           int64_t panels, const Target &to) {
     alignas(64) uint8_t room[UNPACKED_ROWS][UNPACKED_INPUTS];
     const int64_t bytes = row_bytes(w);
-    Tiles::take(least(64, group_size(w)));
     for (int64_t row = first; row < end; row += UNPACKED_ROWS)
         for (int64_t at = 0; at < w.inputs; at += UNPACKED_INPUTS) {
             Unpacked weights{room, w, row, least(UNPACKED_ROWS, end - row), at, least(UNPACKED_INPUTS, w.inputs - at)};
@@ -210,7 +183,8 @@ static void multiply_int4(const quintet_matrix &w, int64_t first, int64_t end, c
             }
             multiply_panels(weights, x, panel, panels, to.out + (row - first) * LANES, to);
         }
-    Tiles::take(64);
 }
+
+#endif
 
 }  // namespace quintet::QUINTET_ISA

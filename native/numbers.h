@@ -12,12 +12,21 @@ struct Packed {
     float *scale;    // of integers: one a token
     int32_t *total;  // int8: the sum of a token's integers; int4: -8 times the sums of `span` of them
     int64_t totals;  // how many of these a token has
-    int32_t type;    // of the weights
+    int32_t type;    // of the numbers: as the weights', or rounded_type
     int64_t span;
     int64_t panels;
 };
 
 constexpr int element_size(int32_t type) { return type == QUINTET_FLOAT32 ? 4 : type == QUINTET_BFLOAT16 ? 2 : 1; }
+
+// What L tokens' numbers are rounded to for weights of this type.
+template <int L>
+constexpr int32_t rounded_type(int32_t weights) {
+#if defined(__AMX_TILE__)
+    if (L == LANES && weights == QUINTET_INT4) return QUINTET_BFLOAT16;  // int4_panels.h
+#endif
+    return weights;
+}
 
 INLINE int64_t row_bytes(const quintet_matrix &w) {
     return w.type == QUINTET_INT4 ? w.inputs / 2 : w.inputs * element_size(w.type);

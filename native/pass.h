@@ -22,16 +22,17 @@ struct Pass {
     float *states(int64_t panel) const { return space.states + panel * model.d_model * L; }
 
     Packed packed(const quintet_matrix &w, int64_t count) const {
-        int64_t bytes = w.inputs * element_size(w.type);
-        Packed x{space.rounded, 0, space.scale, space.total, 1, w.type, w.inputs, count};
+        const int32_t type = rounded_type<L>(w.type);
+        int64_t bytes = w.inputs * element_size(type);
+        Packed x{space.rounded, 0, space.scale, space.total, 1, type, w.inputs, count};
         if (space.single) {
             x.data += member * space.rounded_size;
             x.scale += member * space.scale_size;
             x.total += member * space.total_size;
         }
         if (L > 1) x.stride = rounded_up(bytes, 4) * L;
-        else x.stride = rounded_up(bytes, w.type == QUINTET_INT4 ? 2 * BYTES : 64);
-        if (w.type == QUINTET_INT4) {
+        else x.stride = rounded_up(bytes, type == QUINTET_INT4 ? 2 * BYTES : 64);
+        if (type == QUINTET_INT4) {
             x.span = L == 1 ? 8 : group_size(w);
             x.totals = L == 1 ? x.stride / 8 : w.inputs / x.span;
         }

@@ -16,16 +16,11 @@ struct __attribute__((packed)) TileShapes {
 
 // A thread's tiles, from construction to destruction.
 struct Tiles {
-    Tiles() { take(64); }
-    ~Tiles() { _tile_release(); }
-
-    // So many bytes of weights' rows, a multiple of 4, meet tokens at a time.
-    static void take(int64_t bytes) {
+    Tiles() {
         TileShapes shapes;
-        shapes.bytes[4] = shapes.bytes[5] = (uint16_t)bytes;
-        shapes.rows[6] = shapes.rows[7] = (uint8_t)(bytes / 4);
         asm volatile("ldtilecfg %0" ::"m"(shapes));  // GCC's own function reads but the first of these bytes
     }
+    ~Tiles() { _tile_release(); }
 };
 
 // sums += weights x tokens, in tiles whose numbers must be written out.
@@ -133,7 +128,6 @@ static void multiply_on_tiles(const quintet_matrix &w, int64_t first, int64_t en
 #else
 struct Tiles {
     Tiles() {}  // nothing: only AMX has them
-    static void take(int64_t) {}
 };
 #endif
 
