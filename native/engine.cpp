@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "memory.h"
@@ -24,7 +25,7 @@ using namespace quintet;
 namespace {
 
 constexpr int64_t LANES = 16;
-constexpr int64_t KEPT_BYTES = 8 << 20;  // of a product's right factor; a vocabulary's is given back
+constexpr int64_t KEPT_BYTES = 8 << 20;  // for a product's right factor; more is given back after it
 
 thread_local std::string last_error;
 
@@ -357,18 +358,28 @@ int quintet_multiply(const quintet_matrix *matrix, const float *numbers, int64_t
 
 int quintet_gemm(const quintet_view *left, const quintet_view *right, const quintet_view *result, int32_t adds) {
     return guarded(-1, [&] {
+        auto units = [](const quintet_view &view) {
+            auto up = [](int64_t number, int64_t step) { return (number + step - 1) / step * step; };
+            return up(std::max<int64_t>(view.rows, 1), IN_SUM) * up(view.columns, SIDE) * 2;
+        };
+        quintet_view a = *left, b = *right, c = *result;
+        // The right factor is laid out as a whole: where that is much, as of a vocabulary, better the smaller one.
+        if (units(b) > KEPT_BYTES && a.rows < b.columns) {
+            std::swap(a, b);
+            for (quintet_view *view : {&a, &b, &c}) {
+                std::swap(view->rows, view->columns);
+                std::swap(view->row_stride, view->column_stride);
+            }
+        }
         // Products come by hundreds; a buffer made anew for each would be filled with zeros first, by the system.
-        static thread_local Buffer units, rows, sums;
-        auto up = [](int64_t number, int64_t step) { return (number + step - 1) / step * step; };
-        int64_t bytes = up(std::max<int64_t>(right->rows, 1), IN_SUM) * up(right->columns, SIDE) * 2;
+        static thread_local Buffer kept, rows, sums;
         Buffer large;
-        Buffer &right_units = bytes > KEPT_BYTES ? large : units;
+        Buffer &right_units = units(b) > KEPT_BYTES ? large : kept;
         int64_t members = threads();
-        right_units.reserve(bytes);
+        right_units.reserve(units(b));
         rows.reserve(members * GROUP * DEPTH * 2);
         sums.reserve(members * GROUP * BAND * 4);
-        run(network().gemm,
-            Gemm{*left, *right, *result, adds != 0, right_units.bytes(), rows.bytes(), sums.floats()}, members);
+        run(network().gemm, Gemm{a, b, c, adds != 0, right_units.bytes(), rows.bytes(), sums.floats()}, members);
         return 0;
     });
 }

@@ -168,7 +168,7 @@ INLINE void multiply_block(const uint8_t *left, int64_t left_stride, const uint8
 #endif
 }
 
-// A line of a block, 32 numbers whose halves lie apart.
+// A line of a block, 32 numbers whose halves lie apart; to bfloat16 nothing is added.
 INLINE void put_line(const float *from, Brain *to, bool) {
 #if defined(__AVX512BF16__)
     store(to, (Words)_mm512_cvtne2ps_pbh((__m512)load(from + 256), (__m512)load(from)));
@@ -201,12 +201,32 @@ INLINE void put_lines(const float *sums, Number *to, int64_t stride, int64_t row
     }
 }
 
+// The same sums, columns as rows.
+INLINE void turn_block(const float *sums, float *turned) {
+    Unit square;
+    for (int quarter = 0; quarter < 4; quarter++) {
+        __builtin_memcpy(&square, sums + quarter * 256, sizeof square);
+        transpose(square);
+        __builtin_memcpy(turned + (quarter % 2 * 2 + quarter / 2) * 256, &square, sizeof square);
+    }
+}
+
 // A block's sums to where they belong.
 INLINE void put_block(const float *sums, const quintet_view &to, int64_t row, int64_t column, int64_t rows,
                       int64_t columns, bool adds) {
-    const int64_t at = row * to.row_stride + column;
-    if (to.type == QUINTET_FLOAT32) put_lines(sums, (float *)to.data + at, to.row_stride, rows, columns, adds);
-    else put_lines(sums, (Brain *)to.data + at, to.row_stride, rows, columns, adds);
+    const bool row_by_row = to.column_stride == 1;
+    const int64_t stride = row_by_row ? to.row_stride : to.column_stride;
+    const int64_t at = row_by_row ? row * stride + column : column * stride + row;
+    alignas(64) float turned[SIDE * SIDE];
+    if (!row_by_row) {
+        turn_block(sums, turned);
+        sums = turned;
+        const int64_t rows_before = rows;
+        rows = columns;
+        columns = rows_before;
+    }
+    if (to.type == QUINTET_FLOAT32) put_lines(sums, (float *)to.data + at, stride, rows, columns, adds);
+    else put_lines(sums, (Brain *)to.data + at, stride, rows, columns, adds);
 }
 
 // -- the product ----------------------------------------------------------------------------------------------------

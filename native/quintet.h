@@ -97,7 +97,7 @@ void quintet_use_openmp(void *parallel, void *thread_number, void *thread_count)
 int quintet_multiply(const quintet_matrix *, const float *numbers, int64_t tokens, int32_t many, float *result);
 
 /* result (m, n) = left (m, k) times right (k, n), both rounded to bfloat16, summed in float32; with `adds`, onto what a
-   float32 result holds. The result lies row by row. */
+   float32 result holds. */
 int quintet_gemm(const quintet_view *left, const quintet_view *right, const quintet_view *result, int32_t adds);
 
 /* Sources laid behind each other, source i from starts[i] to starts[i + 1]; ids, or embeddings (tokens, d_model). No

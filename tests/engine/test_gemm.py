@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -27,9 +29,12 @@ def matrix(rows: int, columns: int, dtype: torch.dtype, transposed: bool, seed: 
     return whole[:columns, :rows].t() if transposed else whole[:rows, :columns]
 
 
-def check(left: Tensor, right: Tensor, dtype: torch.dtype, adds: bool = False) -> None:
-    """The product lies within the rounding errors of float32 sums around the exact one, and nothing else is written."""
-    whole = torch.full((left.shape[0] + 1, right.shape[1] + 2), GUARD, dtype=dtype)
+def check(left: Tensor, right: Tensor, dtype: torch.dtype, adds: bool = False, turned: bool = False) -> None:
+    """The product lies within the rounding errors of float32 sums around the exact one, and nothing else is written:
+    row by row or, `turned`, column by column."""
+    rows, columns = left.shape[0], right.shape[1]
+    whole = torch.full((columns + 2, rows + 1) if turned else (rows + 1, columns + 2), GUARD, dtype=dtype)
+    whole = whole.t() if turned else whole
     result = whole[:-1, :-2]
     result.fill_(3.0)
     gemm_into(result, left, right, adds=adds)
@@ -51,12 +56,13 @@ def check(left: Tensor, right: Tensor, dtype: torch.dtype, adds: bool = False) -
     columns=st.integers(1, 150),
     left=st.tuples(dtypes, st.booleans()),
     right=st.tuples(dtypes, st.booleans()),
-    result=dtypes,
+    result=st.tuples(dtypes, st.booleans()),
     seed=st.integers(0, 9999),
 )
 def test_products_of_any_shape(isa, rows, inner, columns, left, right, result, seed):
+    dtype, turned = result
     with using(isa):
-        check(matrix(rows, inner, *left, seed), matrix(inner, columns, *right, seed + 1), result)
+        check(matrix(rows, inner, *left, seed), matrix(inner, columns, *right, seed + 1), dtype, turned=turned)
 
 
 @isa
@@ -77,9 +83,25 @@ def test_more_than_is_laid_out_at_once(isa, threads, rows, inner, columns):
 
 
 @isa
-def test_a_product_added_to_what_is_there(isa):
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_product_added_to_what_is_there(isa, turned):
+    left, right = matrix(70, 600, torch.float32, False, 0), matrix(600, 45, torch.bfloat16, False, 1)
     with using(isa):
-        check(matrix(70, 600, torch.float32, False, 0), matrix(600, 45, torch.bfloat16, False, 1), torch.float32, True)
+        check(left, right, torch.float32, adds=True, turned=turned)
+
+
+@isa
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 9, 480_000), (2, 130_000, 35)])
+def test_the_smaller_factor_is_laid_out_where_the_other_is_large(isa, rows, inner, columns, turned):
+    """The right one of these would be more than 8 MB in bfloat16."""
+    with using(isa):
+        check(
+            matrix(rows, inner, torch.bfloat16, False, 0),
+            matrix(inner, columns, torch.float32, True, 1),
+            torch.float32,
+            turned=turned,
+        )
 
 
 @isa
@@ -101,3 +123,49 @@ def test_numbers_that_are_none_reach_only_their_row_and_column(isa):
     assert result[3].isnan().all()
     assert result[:, 9].isfinite().sum() == 0
     assert (result[torch.arange(40) != 3][:, torch.arange(40) != 9] == 40).all()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_callers_from_several_threads(threads):
+    """Each has room of its own."""
+    factors = [
+        (matrix(90 + n, 70, torch.float32, False, n), matrix(70, 600 - n, torch.bfloat16, True, n)) for n in range(4)
+    ]
+
+    def multiply(pair: tuple[Tensor, Tensor]) -> Tensor:
+        torch.set_num_threads(threads)
+        result = torch.empty(pair[0].shape[0], pair[1].shape[1])
+        gemm_into(result, *pair)
+        return result
+
+    before = torch.get_num_threads()
+    try:
+        alone = [multiply(pair) for pair in factors]
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(20):
+                assert all(map(torch.equal, pool.map(multiply, factors), alone))
+    finally:
+        torch.set_num_threads(before)
+
+
+class Other(torch.Tensor):
+    """A tensor that may have no memory of its own, as far as anyone knows."""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"right": torch.ones(4, 5)}, r"\(2, 3\) times \(4, 5\) does not make \(2, 5\)"),
+        ({"result": torch.ones(5, 2)}, r"\(2, 3\) times \(3, 5\) does not make \(5, 2\)"),
+        ({"left": torch.ones(2, 3, dtype=torch.float16)}, "float32 and bfloat16 on the CPU, got torch.float16"),
+        ({"result": torch.ones(2, 5, dtype=torch.float64)}, "float32 and bfloat16 on the CPU, got torch.float64"),
+        ({"left": torch.ones(2, 3, device="meta")}, "float32 and bfloat16 on the CPU"),
+        ({"left": torch.ones(2, 3).as_subclass(Other)}, "float32 and bfloat16 on the CPU.*Other"),
+        ({"result": torch.ones(4, 10)[::2, ::2]}, r"must lie side by side, got strides \(20, 2\)"),
+        ({"result": torch.ones(2, 5, dtype=torch.bfloat16), "adds": True}, "added to float32 only, got torch.bfloat16"),
+    ],
+)
+def test_refusals(change, message):
+    arguments = {"result": torch.ones(2, 5), "left": torch.ones(2, 3), "right": torch.ones(3, 5), **change}
+    with pytest.raises(ValueError, match=message):
+        gemm_into(**arguments)

@@ -10,13 +10,16 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import sentencepiece
 import torch
 
-from quintet.engine import NativeSession
+from quintet.engine import NativeSession, load_library
+from quintet.engine.library import torch_openmp
 from quintet.model.engines import NativeEngine, choose_engine
 from quintet.model.inputs import Inputs
 from tests.engine.models import make_model, random_ids
@@ -175,15 +178,35 @@ def test_an_instruction_set_by_the_environment() -> None:
     )
 
 
-def test_threads_are_shared_with_torch_whatever_else_is_loaded() -> None:
-    """Other packages bring OpenMP libraries of their own, which know nothing of torch's threads."""
+@pytest.mark.skipif(torch_openmp() is None, reason="torch computes without OpenMP here")
+@pytest.mark.parametrize("preloaded", [False, True])
+def test_threads_are_shared_with_torch_whatever_else_is_loaded(preloaded: bool) -> None:
+    """Other packages bring OpenMP libraries of their own, which know nothing of torch's threads unless they are loaded
+    before everything else: then torch uses theirs."""
     code = """
-import sentencepiece, sklearn.metrics, torch
+import sentencepiece, torch
 from quintet.engine.library import torch_openmp
 torch.set_num_threads(3)
+torch.ones(10**6).exp()
 print(torch_openmp().omp_get_max_threads())
 """
-    assert run_python(code).stdout == "3\n"
+    (others,) = Path(sentencepiece.__file__).parent.parent.glob("sentencepiece.libs/libgomp*")
+    environment = {"OMP_NUM_THREADS": "2"} | ({"LD_PRELOAD": str(others)} if preloaded else {})
+    assert run_python(code, **environment).stdout == "3\n"
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_library_that_cannot_be_loaded_is_said(
+    is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "libquintet.so"
+    if is_there:
+        path.write_text("made for another machine")
+    monkeypatch.setattr("quintet.engine.library.PATH", path)
+    assert load_library.__wrapped__() is None
+    (record,) = caplog.records
+    assert ("cannot be loaded" if is_there else "was not built") in record.getMessage()
+    assert "models compute with PyTorch's operations" in record.getMessage()
 
 
 LIMITED = """

@@ -124,6 +124,20 @@ def test_the_projections_gradient_is_summed_in_float32(multiplier: str) -> None:
     torch.testing.assert_close(found[:, 0], torch.tensor([-800.0, 200, 200, 200, 200]), rtol=0.005, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_projection_that_lies_column_by_column(multiplier: str, dtype: torch.dtype) -> None:
+    """As weights do that were transposed when they were converted; and of another type than autocast's."""
+    hidden, weight, labels = example(dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        straight = projected_cross_entropy(hidden, weight, labels).value
+        turned_weight = weight.detach().t().contiguous().t().requires_grad_()
+        turned = projected_cross_entropy(hidden, turned_weight, labels).value
+    assert turned_weight.stride() == (1, VOCABULARY)
+    wanted, found = gradients(straight, hidden, weight), gradients(turned, hidden, turned_weight)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.01, atol=1e-3)
+
+
 class Watch(TorchDispatchMode):
     """Notes the sizes of all tensors that operations return, how many products are computed, and what tables."""
 

@@ -3,7 +3,7 @@
 It knows no model: a `Plan` is built from a configuration and named tensors.
 """
 
-from quintet.engine.gemm import gemm_into, has_gemm
+from quintet.engine.gemm import can_gemm, gemm_into, has_gemm
 from quintet.engine.library import Library, load_library
 from quintet.engine.plan import CACHE_DTYPES, Plan, Unsupported
 from quintet.engine.session import NativeSession, encode
@@ -14,6 +14,7 @@ __all__ = [
     "NativeSession",
     "Plan",
     "Unsupported",
+    "can_gemm",
     "encode",
     "gemm_into",
     "has_gemm",

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import logging
 import os
+import sys
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
@@ -183,18 +184,20 @@ OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 
 
 def torch_openmp() -> ctypes.CDLL | None:
-    """A library through which the functions `OPENMP` are found that torch itself computes with, if it has them.
+    """Where the functions `OPENMP` are found that torch itself computes with, on Linux, if it has them.
 
     After each parallel operation OpenMP's threads go on waiting at full speed for a while. Between two steps of a
     decoder there are such operations, and threads of our own would have to share the processors with the waiting ones.
-    A process may have several such libraries, other packages bring their own: asked is torch's, for those it was
-    linked with.
+    A process may have several such libraries, other packages bring their own. Torch's is the one that all of the
+    process may use (torch loads it so, and is itself bound to it first), else what it was linked with.
     """
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    if not path.exists():
+    if sys.platform != "linux":
         return None
-    library = ctypes.CDLL(str(path))
-    return library if all(hasattr(library, name) for name in OPENMP) else None
+    for path in (None, torch._C.__file__):
+        library = ctypes.CDLL(path)
+        if all(hasattr(library, name) for name in OPENMP):
+            return library
+    return None
 
 
 def usable_processors() -> int:
@@ -222,8 +225,12 @@ def _container_quota() -> float | None:
 
 @functools.cache
 def load_library() -> Library | None:
-    """The library, if it was built; None, said once, if there was no compiler when quintet was installed."""
+    """The library; None, said once, if there was no compiler when quintet was installed, or if it cannot be loaded."""
     if not PATH.exists():
         logger.warning("the native engine was not built (no C++ compiler?): models compute with PyTorch's operations")
         return None
-    return Library(PATH)
+    try:
+        return Library(PATH)
+    except OSError as error:  # made for another system's libraries
+        logger.warning("the native engine cannot be loaded (%s): models compute with PyTorch's operations", error)
+        return None

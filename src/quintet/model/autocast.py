@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from quintet.model.products import factor, multiply
+from quintet.model.products import as_rows, factor, multiply, project
 
 
 def in_autocast(states: torch.Tensor) -> bool:
@@ -42,8 +42,9 @@ def is_cast_for_training(states: torch.Tensor) -> bool:
 class CastProduct(torch.autograd.Function):
     """states (..., inputs) times weight (outputs, inputs), in another type than the weight's.
 
-    As autocast would have it, but for what it keeps and copies: of frozen weights no second copy, and no states, until
-    the backward pass; and in it no copy of a weight for each row of a batch.
+    As autocast would have it, but for what it keeps and copies until the backward pass: of weights a copy only where
+    PyTorch multiplies them (products.py) and they learn, of states none if the weights are frozen; and in it no copy of
+    a weight for each row of a batch. A weight of which there is no copy must not change in place until then.
     """
 
     @staticmethod
@@ -55,25 +56,20 @@ class CastProduct(torch.autograd.Function):
         learns = ctx.needs_input_grad[1]
         ctx.save_for_backward(states if learns else None, read if learns else weight)
         with torch.autocast(states.device.type, enabled=False):
-            return multiply(_rows(states), read.t(), dtype).view(*states.shape[:-1], len(weight))
+            return project(states, read)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        """As autocast has them: in `dtype` first, then in the type of what they belong to."""
+        """In the types of what they belong to; PyTorch's products, as autocast has them, in `dtype` first."""
         states, weight = ctx.saved_tensors
         # As a matrix: of a gradient that is laid out otherwise matmul would make a batch, and a copy of the weight for
         # each of its products.
-        rows = _rows(gradient)
+        rows = as_rows(gradient)
         of_states = of_weight = None
         if ctx.needs_input_grad[0]:
             product = multiply(rows, factor(weight, rows), ctx.states_dtype)
             of_states = product.view(*gradient.shape[:-1], weight.shape[1])
         if ctx.needs_input_grad[1]:
-            of_weight = multiply(rows.t(), _rows(states), ctx.weight_dtype)
+            of_weight = multiply(rows.t(), as_rows(states), ctx.weight_dtype)
         return of_states, of_weight, None
-
-
-def _rows(states: torch.Tensor) -> torch.Tensor:
-    """As a matrix: (..., features) to (rows, features)."""
-    return states.reshape(-1, states.shape[-1])

@@ -18,7 +18,7 @@ from quintet.model import checks
 from quintet.model.autocast import product_dtype
 from quintet.model.heads import T5ForConditionalGeneration
 from quintet.model.init import Embedding
-from quintet.model.products import factor, multiply, multiply_into
+from quintet.model.products import factor, is_native, multiply, multiply_into
 from quintet.quantize import QuantizedLinear
 
 SCORES_AT_ONCE = 2**24  # numbers; 64 MB in float32, half as much where products are in half precision
@@ -184,8 +184,7 @@ class _Fused(torch.autograd.Function):
                     if scores is not part:
                         part.copy_(scores)
                 if state_gradient is not None:
-                    of_inputs = multiply(gradient, projection, states.dtype)
-                    state_gradient[rows] = of_inputs[: len(targets[rows])]
+                    state_gradient[rows] = _of_states(gradient, projection)[: len(targets[rows])]
                 if weight_gradient is not None:
                     multiply_into(weight_gradient, gradient.t(), inputs, adds=rows.start > 0)
         ctx.gradients = state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
@@ -248,3 +247,11 @@ def _losses_and_gradient(
         scores.sub_(label_smoothing / scores.shape[1])
     scores.scatter_add_(1, places, torch.full_like(log_z, label_smoothing - 1))
     return losses.sum(), (log_z - of_target).sum()
+
+
+def _of_states(gradient: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
+    """The states' gradient (tokens, d_model) from that of their scores (tokens, vocabulary)."""
+    if is_native(gradient, projection):
+        return multiply(gradient, projection, torch.float32)
+    # Its transpose: the product itself, of sums this long, takes oneDNN 30 to 50 ms to compile for AMX.
+    return (projection.t() @ gradient.t()).t()
