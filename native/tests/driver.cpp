@@ -111,7 +111,9 @@ void try_product(const quintet_matrix &matrix, int64_t tokens) {
             check(quintet_multiply(&matrix, numbers, tokens, many, result), "multiply");
             Floats found(result, result + tokens * matrix.outputs);
             if (expected.empty()) expected = found;
-            require(difference(found, expected) < 0.02f, "products with " + name + " differ");
+            // With AMX, many tokens meet int4 as bfloat16, not as int8.
+            require(difference(found, expected) < (matrix.type == QUINTET_INT4 ? 0.1f : 0.02f),
+                    "products with " + name + " differ");
         }
 }
 
