@@ -2,7 +2,7 @@
 
 All run the same random weights (cpu_files.py says how they are made) on the same processors. Each library and precision
 has a process of its own; in each round every one of them has a turn, and the others stand still meanwhile. Figures are
-medians. What the machine can do at best, bytes read and products, is measured before each case.
+medians. What the machine can do at best, bytes read and products, is measured in each round.
 
     python benchmarks/cpu.py --output figures.json --plot figures.png
     python benchmarks/cpu.py --models base --quick --folder models            # greedy search, short sources
@@ -137,8 +137,8 @@ class Benchmark:
         order = list(players)
         for contestant in order:
             players[contestant](cpu_contestants.run, replace(case, new=min(case.new, WARM_UP)))
-        self._limits.append(measuring(limits, self.options.threads))
         for _ in range(self.options.rounds):
+            self._limits.append(measuring(limits, self.options.threads))
             random.shuffle(order)  # nobody always follows the same one
             for contestant in order:
                 taken, answers[contestant.name] = players[contestant](cpu_contestants.run, case)
