@@ -363,8 +363,8 @@ int quintet_gemm(const quintet_view *left, const quintet_view *right, const quin
             return up(std::max<int64_t>(view.rows, 1), IN_SUM) * up(view.columns, SIDE) * 2;
         };
         quintet_view a = *left, b = *right, c = *result;
-        // The right factor is laid out as a whole: where that is much, as of a vocabulary, better the smaller one.
-        if (units(b) > KEPT_BYTES && a.rows < b.columns) {
+        // The right factor is laid out as a whole, which is worth it if enough rows meet it: else the other one is.
+        if (4 * a.rows < b.columns) {
             std::swap(a, b);
             for (quintet_view *view : {&a, &b, &c}) {
                 std::swap(view->rows, view->columns);

@@ -92,16 +92,11 @@ def test_a_product_added_to_what_is_there(isa, turned):
 
 @isa
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 9, 480_000), (2, 130_000, 35)])
-def test_the_smaller_factor_is_laid_out_where_the_other_is_large(isa, rows, inner, columns, turned):
-    """The right one of these would be more than 8 MB in bfloat16."""
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 9, 480_000), (40, 1200, 170), (2, 130_000, 35)])
+def test_the_left_factor_is_laid_out_as_a_whole_where_few_rows_meet_many_columns(isa, rows, inner, columns, turned):
+    left, right = matrix(rows, inner, torch.bfloat16, False, 0), matrix(inner, columns, torch.float32, True, 1)
     with using(isa):
-        check(
-            matrix(rows, inner, torch.bfloat16, False, 0),
-            matrix(inner, columns, torch.float32, True, 1),
-            torch.float32,
-            turned=turned,
-        )
+        check(left, right, torch.float32, turned=turned)
 
 
 @isa
@@ -128,9 +123,8 @@ def test_numbers_that_are_none_reach_only_their_row_and_column(isa):
 @pytest.mark.parametrize("threads", [1, 4])
 def test_callers_from_several_threads(threads):
     """Each has room of its own."""
-    factors = [
-        (matrix(90 + n, 70, torch.float32, False, n), matrix(70, 600 - n, torch.bfloat16, True, n)) for n in range(4)
-    ]
+    lefts = [matrix(90 + number, 70, torch.float32, False, number) for number in range(4)]
+    factors = [(left, matrix(70, 610 - len(left), torch.bfloat16, True, len(left))) for left in lefts]
 
     def multiply(pair: tuple[Tensor, Tensor]) -> Tensor:
         torch.set_num_threads(threads)
