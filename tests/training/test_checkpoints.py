@@ -83,6 +83,13 @@ def test_every_optimiser_goes_on_exactly(tmp_path: Path, optim: str, dtype: str)
         assert same(saved[number], state)
 
 
+def test_under_autocast_a_run_goes_on_exactly(tmp_path: Path, multiplier: str) -> None:
+    whole = run_training(build(TrainingConfig, values_of(tmp_path, bf16=True)))
+    part = values_of(tmp_path, bf16=True, output_dir=str(tmp_path / "part"))
+    run_training(build(TrainingConfig, {**part, "max_steps": 3}))
+    assert same(weights(run_training(build(TrainingConfig, part), resume=True)), weights(whole))
+
+
 def test_a_checkpoint_is_a_model_to_load(tmp_path: Path) -> None:
     run = run_training(config_of(tmp_path, save_steps=6))
     for folder in (tmp_path / "run" / "checkpoint-6", tmp_path / "run"):
