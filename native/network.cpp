@@ -48,7 +48,7 @@ const Network &NAMED(QUINTET_ISA)() {
     // `few`, of float32, bfloat16, int8 and int4: measured where both kinds of kernels take the same time.
     static const Network network = {QUOTED(QUINTET_ISA),
 #if defined(__AMX_TILE__)
-                                    {12, 5, 5, 5},
+                                    {12, 5, 6, 8},
 #elif defined(__AVX512F__)
                                     {24, 24, 24, 12},
 #elif defined(__AVX2__)
