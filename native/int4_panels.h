@@ -7,11 +7,9 @@
 
 namespace quintet::QUINTET_ISA {
 
-constexpr int64_t UNPACKED_ROWS = 32;
+constexpr int64_t UNPACKED_ROWS = 32, UNPACKED_INPUTS = 1024;  // which stay in a near cache
 
 #if defined(__AMX_TILE__)
-constexpr int64_t UNPACKED_INPUTS = 512;  // 32 KB, which stay in the first-level cache
-
 // What weights of two scales can be: 16 values of each.
 INLINE __m512i values_of(float first, float second) {
     const Floats steps = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
@@ -66,8 +64,6 @@ static void multiply_int4(const quintet_matrix &w, int64_t first, int64_t end, c
         }
 }
 #else
-constexpr int64_t UNPACKED_INPUTS = 1024;  // 32 KB, which stay in the first-level cache
-
 // Weights from 0 to 15 in the order of their inputs; `first` is the first of these.
 struct Unpacked {
     uint8_t (*rows)[UNPACKED_INPUTS];
