@@ -137,13 +137,15 @@ class Benchmark:
         order = list(players)
         for contestant in order:
             players[contestant](cpu_contestants.run, replace(case, new=min(case.new, WARM_UP)))
+        meanwhile = []
         for _ in range(self.options.rounds):
-            self._limits.append(measuring(limits, self.options.threads))
+            meanwhile.append(measuring(limits, self.options.threads))
             random.shuffle(order)  # nobody always follows the same one
             for contestant in order:
                 taken, answers[contestant.name] = players[contestant](cpu_contestants.run, case)
                 seconds[contestant.name].append(taken)
-        row = {"model": model, **asdict(case), "case": case.label, "seconds": seconds}
+        self._limits += meanwhile
+        row = {"model": model, **asdict(case), "case": case.label, "seconds": seconds, "limits": medians(meanwhile)}
         self.figures["rows"].append(row | cpu_report.summary(row))
         if case.kind == "greedy":
             self._compare(model, {name: answers[name] for name in seconds})
@@ -166,11 +168,15 @@ class Benchmark:
 
     def save(self) -> None:
         """Write what has been measured so far; a run that is cut short keeps it."""
-        keys = self._limits[0] if self._limits else ()
-        self.figures["limits"] = {key: statistics.median(found[key] for found in self._limits) for key in keys}
+        self.figures["limits"] = medians(self._limits)
         self.figures["shares"] = cpu_report.shares(self.figures)
         if self.options.output:
             self.options.output.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
+
+
+def medians(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each figure; of nothing, nothing."""
+    return {key: statistics.median(figures[key] for figures in found) for key in (found[0] if found else ())}
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def _shares_of_reading(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
             whole, first = (statistics.median(part["seconds"][name]) for part in (row, firsts[0]))
             step = (whole - first) / (row["new"] - 1)
             reached = figures["step_bytes"][row["model"]][name] / step
-            yield {**_named(row, name), "of": "read bandwidth", "share": reached / figures["limits"]["read"]}
+            yield {**_named(row, name), "of": "read bandwidth", "share": reached / row["limits"]["read"]}
 
 
 def _shares_of_products(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -90,7 +90,7 @@ def _shares_of_products(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
         matrices, attention = _encoder_operations(row)
         for name in filter(_is_quintet, row["seconds"]):
             precision = name.split("-")[1]
-            peaks = figures["limits"]
+            peaks = row["limits"]
             floats = peaks["float32" if precision == "float32" else "bfloat16"]
             best = matrices / peaks["int8" if precision.startswith("int") else precision] + attention / floats
             share = best / statistics.median(row["seconds"][name])
