@@ -1,8 +1,8 @@
 // Products of two matrices in bfloat16, as training needs them: either factor may lie transposed, or be float32.
 //
 // Numbers are first laid out in units, 16 lines of 16 words of two numbers that follow each other in the sum: what a
-// tile of AMX holds. In a unit of the left factor a line is a row, in one of the right factor a column is a lane. The right
-// factor is laid out as a whole, by all threads; of the left one each thread lays out some rows at a time, which then
+// tile of AMX holds. In a unit of the left factor a line is a row, in one of the right factor a column is a lane. The
+// right factor is laid out as a whole, by all threads; of the left one each thread lays out some rows at a time, which then
 // meet some columns.
 #pragma once
 
@@ -238,7 +238,7 @@ INLINE Factor<Number> factor(const quintet_view &view, bool is_right) {
             row_by_row ? view.row_stride : view.column_stride, row_by_row != is_right};
 }
 
-// So many units of two times 16 rows or columns from `outer` on; `apart` is how many the second's are behind the first's.
+// So many units of two times 16 rows or columns from `outer` on; the second's are `apart` units behind the first's.
 template <class Number>
 INLINE void lay_out_pair(const Factor<Number> &factor, int64_t outer, int64_t first, int64_t count, bool turned,
                          uint8_t *to, int64_t apart) {

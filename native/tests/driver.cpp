@@ -112,7 +112,8 @@ void try_product(const quintet_matrix &matrix, int64_t tokens) {
             Floats found(result, result + tokens * matrix.outputs);
             if (expected.empty()) expected = found;
             // With AMX, many tokens meet int4 as bfloat16, not as int8.
-            require(difference(found, expected) < (matrix.type == QUINTET_INT4 ? 0.1f : 0.02f),
+            const bool rounds_otherwise = matrix.type == QUINTET_INT4 && many && name == "amx";
+            require(difference(found, expected) < (rounds_otherwise ? 0.1f : 0.02f),
                     "products with " + name + " differ");
         }
 }
