@@ -15,14 +15,20 @@ constexpr int64_t UNIT = 1024;  // bytes
 
 // -- from matrices to units -----------------------------------------------------------------------------------------
 
-INLINE void load_line(const Brain *from, Words *line) { __builtin_memcpy(line, from, 64); }
-INLINE void load_line(const float *from, Words *line) {
+// Two times 16 floats as bfloat16, behind each other.
+INLINE void store_halves(Brain *to, const float *first, const float *second) {
 #if defined(__AVX512BF16__)
-    *line = (Words)_mm512_cvtne2ps_pbh((__m512)load(from + 16), (__m512)load(from));
+    store(to, (Words)_mm512_cvtne2ps_pbh((__m512)load(second), (__m512)load(first)));
 #else
-    for (int i = 0; i < 2 * LANES; i += WIDTH) store_brain((Brain *)line + i, load(from + i));
+    for (int i = 0; i < LANES; i += WIDTH) {
+        store_brain(to + i, load(first + i));
+        store_brain(to + LANES + i, load(second + i));
+    }
 #endif
 }
+
+INLINE void load_line(const Brain *from, Words *line) { __builtin_memcpy(line, from, 64); }
+INLINE void load_line(const float *from, Words *line) { store_halves((Brain *)line, from, from + LANES); }
 
 INLINE Words pairs(const Brain *first, const Brain *second) { return (Words)load(first) >> 16 | (Words)load(second); }
 INLINE Words pairs(const float *first, const float *second) { return bfloat16_pairs(load(first), load(second)); }
@@ -169,16 +175,7 @@ INLINE void multiply_block(const uint8_t *left, int64_t left_stride, const uint8
 }
 
 // A line of a block, 32 numbers whose halves lie apart; to bfloat16 nothing is added.
-INLINE void put_line(const float *from, Brain *to, bool) {
-#if defined(__AVX512BF16__)
-    store(to, (Words)_mm512_cvtne2ps_pbh((__m512)load(from + 256), (__m512)load(from)));
-#else
-    for (int i = 0; i < LANES; i += WIDTH) {
-        store_brain(to + i, load(from + i));
-        store_brain(to + LANES + i, load(from + 256 + i));
-    }
-#endif
-}
+INLINE void put_line(const float *from, Brain *to, bool) { store_halves(to, from, from + 256); }
 INLINE void put_line(const float *from, float *to, bool adds) {
     for (int i = 0; i < LANES; i += WIDTH) {
         put(to + i, load(from + i), adds);
