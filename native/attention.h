@@ -17,6 +17,14 @@ struct HeadBias {
           reach(attention.reach) {}
 
     float at(int64_t distance) const { return middle == nullptr ? 0.f : middle[most(-reach, least(reach, distance))]; }
+
+    // To the scores of a query at `position` with the keys up to there.
+    void add(float *scores, int64_t position) const {
+        if (middle == nullptr) return;
+        int64_t far = most(0, position - reach);
+        for (int64_t at = 0; at < far; at++) scores[at] += middle[-reach];
+        for (int64_t at = far; at <= position; at++) scores[at] += middle[at - position];
+    }
 };
 
 // -- the encoder: for each head of a source a product of its keys with queries, and of its values with their weights --
@@ -115,11 +123,19 @@ static void attend_panels(float *queries, int64_t stride, int64_t panels, const 
             }
 }
 
-// -- the decoder: one query, lanes along the keys or along d --------------------------------------------------------
+// -- the decoder: a query or a few, lanes along the keys or along d -------------------------------------------------
+
+constexpr int64_t MOST_NUMBERS = 256;  // of a head (d_kv)
+typedef float HeadNumbers[MOST_NUMBERS];
 
 // Whether keys and values are integers. Their scales then meet scores and weights, of which there are fewer.
 template <class Number>
 constexpr bool IS_SCALED = sizeof(Number) == 1;
+
+// d_kv of nearly all models: code that knows it is twice as fast.
+struct Usual {
+    constexpr operator int64_t() const { return 64; }
+};
 
 // In place: e^(score - largest) over their sum, of `count` scores; up to the next 16 they become 0.
 static void soften_one(float *scores, int64_t count) {
@@ -138,61 +154,119 @@ static void soften_one(float *scores, int64_t count) {
     for (int64_t at = 0; at < filled; at += WIDTH) store(scores + at, load(scores + at) * over);
 }
 
-// Products of a query with the keys of each of PANELS panels. The values behind them, needed next, are asked for.
-template <int PANELS, class Number>
-INLINE void score_panels(const float *query, const Number *keys, int64_t stride, int64_t d_kv, float *scores) {
-    Floats sums[PANELS][PARTS] = {};
-    for (int64_t d = 0; d < d_kv; d++)
-#pragma GCC unroll 8
-        for (int p = 0; p < PANELS; p++) {
-            prefetch((const uint8_t *)(keys + p * stride + (d_kv + d) * LANES));
-#pragma GCC unroll 4
-            for (int part = 0; part < PARTS; part++)
-                sums[p][part] += query[d] * load(keys + p * stride + d * LANES + part * WIDTH);
-        }
-    for (int p = 0; p < PANELS; p++)
-        for (int part = 0; part < PARTS; part++) store(scores + p * LANES + part * WIDTH, sums[p][part]);
+// A source's keys and values are panels of (width, 16), two rows at a time: of bfloat16 each word holds a number of
+// both.
+INLINE Two load_rows(const float *rows, int part) {
+    return {load(rows + part * WIDTH), load(rows + LANES + part * WIDTH)};
+}
+INLINE Two load_rows(const int8_t *rows, int part) {
+    return {load(rows + part * WIDTH), load(rows + LANES + part * WIDTH)};
+}
+INLINE Two load_rows(const Brain *rows, int part) { return load_two(rows + 2 * part * WIDTH); }
+
+template <class Number>
+INLINE void prefetch_rows(const Number *rows) {
+    for (int64_t byte = 0; byte < 2 * LANES * (int64_t)sizeof(Number); byte += 64)
+        prefetch((const uint8_t *)rows + byte);
 }
 
-// Over a source whose keys are panels of (d_kv, 16), each with its values and, if there are any, the scales of both
-// behind it; `stride` numbers from panel to panel.
-template <class Number>
-static void attend_source(const float *query, const Number *keys, int64_t stride, int64_t length, int64_t d_kv,
-                          float *scores, float *result) {
-    const Number *values = keys + d_kv * LANES;
-    int64_t panels = (length + LANES - 1) / LANES, panel = 0;
-    auto multiply_by_scales = [&](int64_t which) {
-        if constexpr (IS_SCALED<Number>)
-            for (int64_t at = 0; at < panels * LANES; at += WIDTH) {
-                const Number *scales = keys + at / LANES * stride + 2 * d_kv * LANES;
-                store(scores + at, load(scores + at) * load((const float *)scales + which * LANES + at % LANES));
-            }
-    };
-    for (; panel + 4 <= panels; panel += 4)
-        score_panels<4>(query, keys + panel * stride, stride, d_kv, scores + panel * LANES);
-    for (; panel < panels; panel++) score_panels<1>(query, keys + panel * stride, stride, d_kv, scores + panel * LANES);
-    multiply_by_scales(0);
-    soften_one(scores, length);
-    multiply_by_scales(1);
-    for (int64_t d = 0; d < d_kv; d += 4) {
-        int64_t count = least(4, d_kv - d);
-        Floats totals[4] = {};
-        for (panel = 0; panel < panels; panel++)
+// Products of QUERIES queries with the keys of each of PANELS panels, `line` scores apart. The values behind them, needed
+// next, are asked for.
+template <int QUERIES, int PANELS, class Number, class Width>
+INLINE void score_panels(Width width, const HeadNumbers *query, const Number *keys, int64_t stride, float *scores,
+                         int64_t line) {
+    constexpr int SUMS = PARTS == 1 ? 2 : 1;  // enough that none waits for the one before, and in registers
+    Floats sums[QUERIES][PANELS][SUMS][PARTS] = {};
+    for (int64_t d = 0; d < width; d += 2)
+#pragma GCC unroll 8
+        for (int p = 0; p < PANELS; p++) {
+            prefetch_rows(keys + p * stride + (width + d) * LANES);
 #pragma GCC unroll 4
             for (int part = 0; part < PARTS; part++) {
-                Floats weight = load(scores + panel * LANES + part * WIDTH);
-                const Number *value = values + panel * stride + d * LANES + part * WIDTH;
-                for (int i = 0; i < 4; i += 2)  // of the next source's keys
-                    prefetch((const uint8_t *)(keys + (panels + panel) * stride + (d + i) * LANES));
-                if (count == 4)
+                Two rows = load_rows(keys + p * stride + d * LANES, part);
 #pragma GCC unroll 4
-                    for (int i = 0; i < 4; i++) totals[i] += weight * load(value + i * LANES);
-                else
-                    for (int i = 0; i < count; i++) totals[i] += weight * load(value + i * LANES);
+                for (int q = 0; q < QUERIES; q++) {
+                    sums[q][p][0][part] += query[q][d] * rows.first;
+                    sums[q][p][SUMS - 1][part] += query[q][d + 1] * rows.second;
+                }
             }
-        FourFloats four = sums_of_four(totals[0], totals[1], totals[2], totals[3]);
-        __builtin_memcpy(result + d, &four, 4 * count);
+        }
+    for (int q = 0; q < QUERIES; q++)
+        for (int p = 0; p < PANELS; p++)
+            for (int part = 0; part < PARTS; part++) {
+                Floats total = sums[q][p][0][part];
+                if (SUMS > 1) total += sums[q][p][SUMS - 1][part];
+                store(scores + q * line + p * LANES + part * WIDTH, total);
+            }
+}
+
+// The sums of two or four (ROWS) rows of all values by the weights of each query. The next source's keys, `ahead` numbers
+// on, are asked for.
+template <int QUERIES, int ROWS, class Number>
+INLINE void weigh_rows(const float *weights, int64_t line, const Number *values, int64_t stride, int64_t panels,
+                       int64_t ahead, HeadNumbers *result, int64_t d) {
+    Floats totals[QUERIES][4] = {};
+    for (int64_t panel = 0; panel < panels; panel++)
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i += 2) {
+            const Number *rows = values + panel * stride + (d + i) * LANES;
+            prefetch_rows(rows + ahead);
+#pragma GCC unroll 4
+            for (int part = 0; part < PARTS; part++) {
+                Two two = load_rows(rows, part);
+#pragma GCC unroll 4
+                for (int q = 0; q < QUERIES; q++) {
+                    Floats weight = load(weights + q * line + panel * LANES + part * WIDTH);
+                    totals[q][i] += weight * two.first;
+                    totals[q][i + 1] += weight * two.second;
+                }
+            }
+        }
+    for (int q = 0; q < QUERIES; q++) {
+        FourFloats four = sums_of_four(totals[q][0], totals[q][1], totals[q][2], totals[q][3]);
+        __builtin_memcpy(result[q] + d, &four, 4 * ROWS);
     }
+}
+
+template <int QUERIES, class Number, class Width>
+INLINE void attend_source_of(Width width, const HeadNumbers *query, const Number *keys, int64_t stride, int64_t length,
+                             float *scores, HeadNumbers *result) {
+    const Number *values = keys + width * LANES;
+    const int64_t line = rounded_up(length, LANES), panels = line / LANES, ahead = panels * stride - width * LANES;
+    constexpr int AT_ONCE = 4 / QUERIES;
+    int64_t panel = 0, d = 0;
+    for (; panel + AT_ONCE <= panels; panel += AT_ONCE)
+        score_panels<QUERIES, AT_ONCE>(width, query, keys + panel * stride, stride, scores + panel * LANES, line);
+    for (; panel < panels; panel++)
+        score_panels<QUERIES, 1>(width, query, keys + panel * stride, stride, scores + panel * LANES, line);
+    for (int q = 0; q < QUERIES; q++) {
+        auto multiply_by_scales = [&](int64_t which) {
+            if constexpr (IS_SCALED<Number>)
+                for (int64_t at = 0; at < line; at += WIDTH) {
+                    const Number *scales = keys + at / LANES * stride + 2 * width * LANES;
+                    Floats scale = load((const float *)scales + which * LANES + at % LANES);
+                    store(scores + q * line + at, load(scores + q * line + at) * scale);
+                }
+        };
+        multiply_by_scales(0);
+        soften_one(scores + q * line, length);
+        multiply_by_scales(1);
+    }
+    for (; d + 4 <= width; d += 4)
+        weigh_rows<QUERIES, 4>(scores, line, values, stride, panels, ahead, result, d);
+    if (d < width) weigh_rows<QUERIES, 2>(scores, line, values, stride, panels, ahead, result, d);
+}
+
+// `count` queries, QUERIES at most, over a source whose keys are panels of (width, 16), each with its values and, if
+// there are any, the scales of both behind it; `stride` numbers from panel to panel. `scores` has room for all queries'.
+template <class Number, int QUERIES = QUERIES_TOGETHER>
+static void attend_source(int64_t count, const HeadNumbers *query, const Number *keys, int64_t stride, int64_t length,
+                          int64_t width, float *scores, HeadNumbers *result) {
+    if constexpr (QUERIES > 1)
+        if (count < QUERIES)
+            return attend_source<Number, QUERIES - 1>(count, query, keys, stride, length, width, scores, result);
+    if (width == Usual{}) attend_source_of<QUERIES>(Usual{}, query, keys, stride, length, scores, result);
+    else attend_source_of<QUERIES>(width, query, keys, stride, length, scores, result);
 }
 
 // The keys of a row's own tokens in a chunk, one after the other.
@@ -222,70 +296,106 @@ struct OwnKeys {
 
 constexpr int64_t OWN_AHEAD = 12;  // positions; of the next row, too
 
-template <class Number>
-INLINE Floats products_of(const float *query, const Number *key, int64_t width) {
-    Floats total{};
-    for (int64_t d = 0; d < width; d += WIDTH) total += load(query + d) * load(key + d);
-    return total;
+// In place: a query's numbers, or a result's, in the order of load_two, or (BACK) as they were.
+template <class Number, bool BACK, class Width>
+INLINE void reorder(Width width, float *numbers) {
+    if constexpr (sizeof(Number) == 2)
+        for (int64_t d = 0; d < width; d += 2 * WIDTH) {
+            Floats first = load(numbers + d), second = load(numbers + d + WIDTH);
+            Ints low, high;
+            for (int i = 0; i < WIDTH; i++) {
+                low[i] = BACK ? i / 2 + i % 2 * WIDTH : 2 * i;
+                high[i] = BACK ? (i + WIDTH) / 2 + i % 2 * WIDTH : 2 * i + 1;
+            }
+            store(numbers + d, __builtin_shuffle(first, second, low));
+            store(numbers + d + WIDTH, __builtin_shuffle(first, second, high));
+        }
 }
 
-template <class Number>
-static void score_own(const float *query, const OwnKeys<Number> &keys, int64_t first, int64_t end, float *scores) {
-    int64_t width = keys.targets.width, at = first;
-    keys.fetch(first, first + OWN_AHEAD);
-    for (; at + 4 <= end; at += 4) {
-        keys.fetch(at + OWN_AHEAD, at + OWN_AHEAD + 4);
-        FourFloats four =
-            sums_of_four(products_of(query, keys.at(at), width), products_of(query, keys.at(at + 1), width),
-                         products_of(query, keys.at(at + 2), width), products_of(query, keys.at(at + 3), width));
+template <class Number, class Width>
+INLINE Floats products_of(const float *query, const Number *key, Width width) {
+    Floats first{}, second{};
+    for (int64_t d = 0; d < width; d += 2 * WIDTH) {
+        Two two = load_two(key + d);
+        first += load(query + d) * two.first;
+        second += load(query + d + WIDTH) * two.second;
+    }
+    return first + second;
+}
+
+template <class Number, class Width>
+INLINE void score_own(Width width, const float *query, const OwnKeys<Number> &keys, const Number *const *slots,
+                      int64_t count, float *scores) {
+    int64_t at = 0;
+    keys.fetch(keys.chunk.start, keys.chunk.start + OWN_AHEAD);
+    for (; at + 4 <= count; at += 4) {
+        keys.fetch(keys.chunk.start + at + OWN_AHEAD, keys.chunk.start + at + OWN_AHEAD + 4);
+        FourFloats four = sums_of_four(products_of(query, slots[at], width), products_of(query, slots[at + 1], width),
+                                       products_of(query, slots[at + 2], width), products_of(query, slots[at + 3], width));
         __builtin_memcpy(scores + at, &four, sizeof four);
     }
-    for (; at < end; at++) scores[at] = sum(products_of(query, keys.at(at), width));
-    if constexpr (IS_SCALED<Number>)
-        for (at = first; at < end; at++) scores[at] *= keys.scales(at)[0];
+    for (; at < count; at++) scores[at] = sum(products_of(query, slots[at], width));
 }
 
-// result[d ...] += the weighted sum of VECTORS vectors of each value.
-template <int VECTORS, class Number>
-INLINE void weigh_own(const OwnKeys<Number> &keys, int64_t first, int64_t end, const float *weights, int64_t d,
+// result[d ...] += the weighted sum of 2 * TWOS vectors of each value.
+template <int TWOS, class Number, class Width>
+INLINE void weigh_own(Width width, const Number *const *slots, int64_t count, const float *weights, int64_t d,
                       float *result) {
-    Floats sums[VECTORS];
-    for (int i = 0; i < VECTORS; i++) sums[i] = load(result + d + i * WIDTH);
-    for (int64_t at = first; at < end; at++) {
-        const Number *value = keys.at(at) + keys.targets.width + d;
+    Floats sums[2 * TWOS];
+    for (int i = 0; i < 2 * TWOS; i++) sums[i] = load(result + d + i * WIDTH);
+    for (int64_t at = 0; at < count; at++) {
 #pragma GCC unroll 4
-        for (int i = 0; i < VECTORS; i++) sums[i] += weights[at] * load(value + i * WIDTH);
+        for (int i = 0; i < TWOS; i++) {
+            Two two = load_two(slots[at] + width + d + 2 * i * WIDTH);
+            sums[2 * i] += weights[at] * two.first;
+            sums[2 * i + 1] += weights[at] * two.second;
+        }
     }
-    for (int i = 0; i < VECTORS; i++) store(result + d + i * WIDTH, sums[i]);
+    for (int i = 0; i < 2 * TWOS; i++) store(result + d + i * WIDTH, sums[i]);
 }
 
-// Over the row's own tokens up to `position`. `query` and `result` have room for d_kv rounded up to 16; what is behind
-// d_kv is zero.
-template <class Number>
-static void attend_own(const float *query, const Targets &targets, int64_t layer, int64_t head, int64_t row,
-                       int64_t position, const HeadBias &bias, float *scores, float *result) {
+// Over the row's own tokens up to `position`. `query` and `result` have room for `targets.width`; what is behind d_kv is
+// zero.
+template <class Number, class Width>
+INLINE void attend_own_of(Width width, float *query, const Targets &targets, int64_t layer, int64_t head, int64_t row,
+                          int64_t position, const HeadBias &bias, float *scores, float *result) {
     auto each_chunk = [&](auto work) {
         for (int64_t c = 0; c < targets.chunks && targets.chunk[c].start <= position; c++) {
             const Chunk &chunk = targets.chunk[c];
-            work(OwnKeys<Number>{targets, chunk, layer, head, row}, chunk.start,
-                 least(chunk.start + chunk.count, position + 1));
+            OwnKeys<Number> keys{targets, chunk, layer, head, row};
+            const Number *slots[Chunk::SPAN];
+            int64_t count = least(chunk.count, position + 1 - chunk.start);
+            for (int64_t at = 0; at < count; at++) slots[at] = keys.at(chunk.start + at);
+            work(keys, slots, count, scores + chunk.start);
         }
     };
     const Chunk &front = targets.chunk[0];
     if (row + 1 < front.places) OwnKeys<Number>{targets, front, layer, head, row + 1}.fetch(0, OWN_AHEAD);
-    each_chunk([&](const OwnKeys<Number> &keys, int64_t first, int64_t end) {
-        score_own(query, keys, first, end, scores);
-        for (int64_t at = first; at < end; at++) scores[at] += bias.at(at - position);
-    });
-    soften_one(scores, position + 1);
-    for (int64_t d = 0; d < targets.width; d++) result[d] = 0;
-    each_chunk([&](const OwnKeys<Number> &keys, int64_t first, int64_t end) {
+    reorder<Number, false>(width, query);
+    each_chunk([&](const auto &keys, const auto &slots, int64_t count, float *to) {
+        score_own(width, query, keys, slots, count, to);
         if constexpr (IS_SCALED<Number>)
-            for (int64_t at = first; at < end; at++) scores[at] *= keys.scales(at)[1];
-        int64_t d = 0;
-        for (; d + 4 * WIDTH <= targets.width; d += 4 * WIDTH) weigh_own<4>(keys, first, end, scores, d, result);
-        for (; d < targets.width; d += WIDTH) weigh_own<1>(keys, first, end, scores, d, result);
+            for (int64_t at = 0; at < count; at++) to[at] *= keys.scales(keys.chunk.start + at)[0];
     });
+    bias.add(scores, position);
+    soften_one(scores, position + 1);
+    for (int64_t d = 0; d < width; d++) result[d] = 0;
+    each_chunk([&](const auto &keys, const auto &slots, int64_t count, float *weights) {
+        if constexpr (IS_SCALED<Number>)
+            for (int64_t at = 0; at < count; at++) weights[at] *= keys.scales(keys.chunk.start + at)[1];
+        int64_t d = 0;
+        for (; d + 4 * WIDTH <= width; d += 4 * WIDTH) weigh_own<2>(width, slots, count, weights, d, result);
+        for (; d < width; d += 2 * WIDTH) weigh_own<1>(width, slots, count, weights, d, result);
+    });
+    reorder<Number, true>(width, result);
+}
+
+template <class Number>
+static void attend_own(float *query, const Targets &targets, int64_t layer, int64_t head, int64_t row,
+                       int64_t position, const HeadBias &bias, float *scores, float *result) {
+    if (targets.width == Usual{})
+        return attend_own_of<Number>(Usual{}, query, targets, layer, head, row, position, bias, scores, result);
+    attend_own_of<Number>(targets.width, query, targets, layer, head, row, position, bias, scores, result);
 }
 
 }  // namespace quintet::QUINTET_ISA

@@ -7,7 +7,6 @@
 namespace quintet::QUINTET_ISA {
 
 constexpr int64_t SCORED_AT_ONCE = 6;  // panels; a multiple of what a product takes at once
-constexpr int64_t MOST_NUMBERS = 256;  // of a head (d_kv)
 
 template <int L, class Number>
 struct Decoding {
@@ -54,7 +53,7 @@ struct Decoding {
             float *scales = targets.scales(*own, number, head, row_of(token), position_of(token));
             for (int i = 0; i < 2; i++) {
                 gather(pass.space.wide[1 + i] + at, lane, numbers);
-                keep_block<1>(numbers, targets.width, to + i * targets.width, scales + i);
+                keep_numbers(numbers, targets.width, to + i * targets.width, scales + i);
             }
         });
     }
@@ -82,23 +81,51 @@ struct Decoding {
         pass.output(own);
     }
 
+    int64_t source_of(int64_t token) const { return step.source_of_row[row_of(token)]; }
+
+    // How many tokens from `first` on look at the same source, up to `end`, and up to as many as do so together.
+    int64_t count_together(int64_t first, int64_t end) const {
+        int64_t token = first + 1;
+        while (token < least(end, first + QUERIES_TOGETHER) && source_of(token) == source_of(first)) token++;
+        return token - first;
+    }
+
+    // Whether a token is the first of those that look at a source together.
+    bool leads(int64_t token) const {
+        int64_t before = 0;
+        while (before < token && source_of(token - before - 1) == source_of(token)) before++;
+        return before % QUERIES_TOGETHER == 0;
+    }
+
     void attend_sources(const quintet_attention &cross, int64_t number) const {
-        const Sources &sources = step.sources;
-        const int64_t stride = sources.panel_bytes() / (int64_t)sizeof(Number);
         pass.products({&cross.query}, pass.normalized(cross.norm, cross.query), {pass.space.wide[0]});
         share(pass.team, pass.panels * model.heads, [&](int64_t item) {
-            int64_t panel = item / model.heads, head = item % model.heads;
-            float query[MOST_NUMBERS], result[MOST_NUMBERS];
-            float *block = pass.space.wide[0] + (panel * pass.inner() + head * model.d_kv) * L;
-            each_token(panel, [&](int64_t token, int64_t lane) {
-                gather(block, lane, query);
-                int64_t source = step.source_of_row[row_of(token)];
-                const Number *keys = (const Number *)sources.at(number, head, sources.first_panel[source]);
-                attend_source<Number>(query, keys, stride, sources.length[source], model.d_kv, scores, result);
-                for (int64_t d = 0; d < model.d_kv; d++) block[d * L + lane] = result[d];
-            });
+            int64_t head = item / pass.panels, token = item % pass.panels * L, end = least(token + L, tokens);
+            if (L == 1) {
+                if (!leads(token)) return;
+                attend_source_of_tokens(number, head, token, count_together(token, tokens));
+            }
+            for (int64_t count; L > 1 && token < end; token += count) {
+                count = count_together(token, end);
+                attend_source_of_tokens(number, head, token, count);
+            }
         });
         pass.output(cross);
+    }
+
+    void attend_source_of_tokens(int64_t number, int64_t head, int64_t first, int64_t count) const {
+        const Sources &sources = step.sources;
+        HeadNumbers query[QUERIES_TOGETHER], result[QUERIES_TOGETHER];
+        auto block = [&](int64_t token) {
+            return pass.space.wide[0] + (token / L * pass.inner() + head * model.d_kv) * L + token % L;
+        };
+        for (int64_t i = 0; i < count; i++) gather(block(first + i), 0, query[i]);
+        int64_t source = source_of(first);
+        const Number *keys = (const Number *)sources.at(number, head, sources.first_panel[source]);
+        attend_source<Number>(count, query, keys, sources.panel_bytes() / (int64_t)sizeof(Number),
+                              sources.length[source], sources.width, scores, result);
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t d = 0; d < model.d_kv; d++) block(first + i)[d * L] = result[i][d];
     }
 
     void run() const {

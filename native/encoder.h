@@ -105,7 +105,7 @@ static void keep_sources(const SourceReading &job, Team &team, int64_t member) {
     const quintet_model &model = job.model;
     const Sources &sources = job.sources;
     Pass<L> pass{model, job.space, team, member, sources.panels};
-    int64_t size = model.d_model, numbers = model.d_kv * L;
+    int64_t size = model.d_model;
     share(team, sources.panels, [&](int64_t panel) {
         float *block = pass.states(panel);
         int64_t source = job.source_of_panel[panel], before = (panel - sources.first_panel[source]) * L;
@@ -121,12 +121,12 @@ static void keep_sources(const SourceReading &job, Team &team, int64_t member) {
         if (number == 0) x = pass.rounded(job.space.states, cross.key, sources.panels);
         pass.products({&cross.key, &cross.value}, x, {job.space.wide[0], job.space.wide[1]});
         share(team, sources.panels * model.heads, [&](int64_t item) {
-            int64_t panel = item / model.heads, head = item % model.heads;
+            int64_t panel = item / model.heads, head = item % model.heads, kept = sources.width * L;
             Number *to = (Number *)sources.at(number, head, panel);
-            float *scales = (float *)(to + 2 * numbers);
+            float *scales = (float *)(to + 2 * kept);
             for (int which = 0; which < 2; which++)
-                keep_block<L>(job.space.wide[which] + (panel * model.heads + head) * numbers, model.d_kv,
-                              to + which * numbers, scales + which * L);
+                keep_rows(job.space.wide[which] + (panel * model.heads + head) * model.d_kv * L, model.d_kv,
+                          to + which * kept, scales + which * L);
         });
     }
 }

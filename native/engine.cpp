@@ -92,6 +92,8 @@ const Network &network() {
     return *chosen;
 }
 
+int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
 template <class Job>
 void run(void (*pass)(const Job &, Team &, int64_t), const Job &job, int64_t members) {
     struct Call {
@@ -124,7 +126,7 @@ struct Room {
             d_ff = std::max(d_ff, stack.layers[layer].feed_forward.up.outputs);
         int64_t narrow = std::max(model.d_model, inner);
         int64_t at_once = std::min(panels, PANELS_OF_FEED_FORWARD);
-        auto line = [&](int64_t numbers) { return ((numbers + 3) / 4 * 4 * 4 * lanes + 127) / 128 * 128; };
+        auto line = [&](int64_t numbers) { return round_up(round_up(numbers, 4) * 4 * lanes, 128); };
         auto sums = [](int64_t numbers) { return numbers / 8 + LANES * 2; };  // int4 has one of 8 numbers at most
         int64_t members = threads(), copies = panels == 1 ? members : 1;
         Space space{};
@@ -145,7 +147,7 @@ struct Room {
         space.rounded = rounded.bytes();
         space.scale = scale.floats();
         space.total = reinterpret_cast<int32_t *>(total.bytes());
-        make_scores(space, (keys + LANES) / LANES * LANES * lanes + LANES);
+        make_scores(space, round_up(keys + 1, LANES) * QUERIES_TOGETHER);
         return space;
     }
 
@@ -231,7 +233,7 @@ struct quintet_session {
     }
 
     Sources sources() const {
-        return {source_memory.bytes(),     layout.panels,       model.heads, model.d_kv, kept(),
+        return {source_memory.bytes(), layout.panels,           model.heads, round_up(model.d_kv, 2), kept(),
                 layout.first_panel.data(), layout.length.data()};
     }
 
@@ -289,7 +291,7 @@ private:
     };
     std::vector<Stored> chunks_;
 
-    int64_t width() const { return (model.d_kv + LANES - 1) / LANES * LANES; }
+    int64_t width() const { return round_up(model.d_kv, 2 * LANES); }
 
     // The scores, and states, of n tokens of each row, which there is room for.
     void compute(const int64_t *tokens, int64_t n, bool all, float *scores, float *states) {

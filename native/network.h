@@ -10,6 +10,8 @@ namespace quintet {
 constexpr int64_t PANELS_OF_FEED_FORWARD = 64;
 // Panels of queries that look at a source's keys together.
 constexpr int64_t QUERIES_AT_ONCE = 2;
+// A decoder's tokens that look at the same source together: those of beams, or of a prefix.
+constexpr int64_t QUERIES_TOGETHER = 4;
 
 // Products for training (gemm.h): how many numbers of a unit are summed, the rows and columns of a block, how many
 // numbers of a row are laid out at a time, and the rows and columns that one thread takes at a time.

@@ -210,20 +210,39 @@ static void round_block(const float *block, int64_t size, const Packed &x, int64
     }
 }
 
-// A block of keys or values, the same numbers in the same order, as they are kept; scales, of each token, only with
-// integers. A number of vectors.
-template <int L, class Number>
-INLINE void keep_block(const float *block, int64_t size, Number *to, float *scales) {
-    if constexpr (sizeof(Number) > 1) {
-        for (int64_t at = 0; at < size * L; at += WIDTH) store_as(to + at, load(block + at));
-    } else {
-        float factors[L];
-        int8_factors<L>(block, size, factors, scales);
-        for (int64_t at = 0; at < size * L; at += WIDTH) {
-            Floats factor = L == 1 ? splat(factors[0]) : load(factors + at % L);
-            store_bytes(to + at, to_nearest(load(block + at) * factor));
-        }
+// A token's key or value, a number of vectors, as it is kept; its scale, only with integers.
+template <class Number>
+INLINE void keep_numbers(const float *numbers, int64_t size, Number *to, float *scale) {
+    float factor = 1.f;
+    if constexpr (sizeof(Number) == 1) int8_factors<1>(numbers, size, &factor, scale);
+    for (int64_t at = 0; at < size; at += WIDTH) {
+        if constexpr (sizeof(Number) == 1) store_bytes(to + at, to_nearest(load(numbers + at) * factor));
+        else store_as(to + at, load(numbers + at));
     }
+}
+
+// A panel's keys or values as they are kept: two rows at a time, of bfloat16 in one word. A last row alone has zeros
+// beside it. Scales, of each token, only with integers.
+template <class Number>
+static void keep_rows(const float *block, int64_t rows, Number *to, float *scales) {
+    float factors[LANES];
+    if constexpr (sizeof(Number) == 1) int8_factors<LANES>(block, rows, factors, scales);
+    for (int64_t row = 0; row < rows; row += 2)
+        for (int part = 0; part < PARTS; part++) {
+            Number *at = to + row * LANES + part * WIDTH;
+            const float *from = block + row * LANES + part * WIDTH;
+            Floats first = load(from), second = row + 1 < rows ? load(from + LANES) : Floats{};
+            if constexpr (sizeof(Number) == 2) {
+                store(at + part * WIDTH, bfloat16_pairs(first, second));
+            } else if constexpr (sizeof(Number) == 1) {
+                Floats factor = load(factors + part * WIDTH);
+                store_bytes(at, to_nearest(first * factor));
+                store_bytes(at + LANES, to_nearest(second * factor));
+            } else {
+                store(at, first);
+                store(at + LANES, second);
+            }
+        }
 }
 
 // gate = activation(gate) * up, or activation(gate) without `up`.

@@ -33,7 +33,7 @@ struct Chunk {
 struct Targets {
     Chunk *chunk;
     int64_t chunks;
-    int64_t heads, width;  // width: d_kv rounded up to 16, filled up with zeros
+    int64_t heads, width;  // width: d_kv rounded up to 32, filled up with zeros
     CacheType kept;
 
     // What a row's place has of a head.
@@ -60,16 +60,16 @@ struct Targets {
     }
 };
 
-// Keys and values of sources in all layers: (layers, heads, panels, key and value, d_kv, 16). A source begins a panel.
-// In 8 bits each panel's are followed by the scales (key and value, 16).
+// Keys and values of sources in all layers: (layers, heads, panels, key and value, width, 16), in bfloat16 (width / 2, 16,
+// 2). A source begins a panel. In 8 bits each panel's are followed by the scales (key and value, 16).
 struct Sources {
     uint8_t *data;
-    int64_t panels, heads, d_kv;
+    int64_t panels, heads, width;  // width: d_kv rounded up to 2
     CacheType kept;
     const int64_t *first_panel;  // of each source
     const int64_t *length;
 
-    __attribute__((always_inline)) int64_t panel_bytes() const { return kept.bytes(16, d_kv); }
+    __attribute__((always_inline)) int64_t panel_bytes() const { return kept.bytes(16, width); }
 
     // A head's keys in a panel, with its values behind them.
     __attribute__((always_inline)) uint8_t *at(int64_t layer, int64_t head, int64_t panel) const {

@@ -66,6 +66,19 @@ INLINE Floats load(const int8_t *from) {
 #endif
 }
 
+// Two vectors of numbers that lie behind each other: of bfloat16 those of even number and those of odd, since a word
+// holds one of each.
+struct Two {
+    Floats first, second;
+};
+
+INLINE Two load_two(const float *from) { return {load(from), load(from + WIDTH)}; }
+INLINE Two load_two(const int8_t *from) { return {load(from), load(from + WIDTH)}; }
+INLINE Two load_two(const Brain *from) {
+    Words words = load_as<Words>(from);
+    return {(Floats)(words << 16), (Floats)(words & 0xffff0000u)};
+}
+
 INLINE void store(void *to, Floats value) { __builtin_memcpy(to, &value, sizeof value); }
 INLINE void store(void *to, Words value) { __builtin_memcpy(to, &value, sizeof value); }
 
@@ -168,9 +181,13 @@ INLINE float sum(Floats value) { return sums_of_four(value, Floats{}, Floats{}, 
 INLINE int32_t sum(Ints value) { return sums_of_four(value, Ints{}, Ints{}, Ints{})[0]; }
 
 INLINE float largest(Floats value) {
-    float most = value[0];
-    for (int lane = 1; lane < WIDTH; lane++) most = value[lane] > most ? value[lane] : most;
-    return most;
+#pragma GCC unroll 4
+    for (int half = WIDTH / 2; half > 0; half /= 2) {
+        Ints other;
+        for (int lane = 0; lane < WIDTH; lane++) other[lane] = lane ^ half;
+        value = maximum(value, __builtin_shuffle(value, other));
+    }
+    return value[0];
 }
 
 // e^x to a unit in the last place or two: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (coefficients of Cephes'

@@ -109,6 +109,20 @@ def test_lengths_of_sources(isa: str, variant: str, padding: str) -> None:
     exercise(Both(make_model(variant), sources([1, 15, 16, 17, 33, 70], padding)))
 
 
+@pytest.mark.parametrize("d_kv", [8, 64])
+@pytest.mark.parametrize(
+    "rows", [[0] * 3, [0, 1, 1, 2, 2], [0] * 4 + [1] * 5, [0] * 9 + [2] * 7 + [1, 2, 0, 0], [1] * 35], ids=str
+)
+def test_rows_of_one_source(isa: str, rows: list[int], d_kv: int) -> None:
+    """Neighbours with the same source look at it together, some at a time, and within a panel of 16 tokens."""
+    both = Both(make_model(num_layers=1, d_kv=d_kv), sources([33, 6, 70]))
+    both.step(1)
+    both.select(rows)
+    both.step(1)
+    both.step(3, "step_all")
+    both.step(1)
+
+
 def test_holes_in_sources(isa: str) -> None:
     inputs = sources([20, 20, 20])
     inputs.attention_mask[0, 3:9] = 0

@@ -201,3 +201,19 @@ def test_beams_looked_at_one_by_one_are_those_looked_at_together(
     assert torch.equal(apart.sequences, together.sequences)
     assert torch.equal(apart.sequences_scores, together.sequences_scores)
     assert torch.equal(apart.beam_indices, together.beam_indices)
+
+
+@pytest.mark.parametrize("count", [1, 8, 20])
+@pytest.mark.parametrize("length", [5, 10 * beams.BLOCK, 90 * beams.BLOCK - 1, 90 * beams.BLOCK, 90 * beams.BLOCK + 1])
+def test_the_highest_scores_of_many(length: int, count: int) -> None:
+    """They are searched block by block if there are many; most lie beside each other here, and some at the ends."""
+    generator = torch.Generator().manual_seed(length)
+    scores = torch.stack([torch.randperm(length, generator=generator) for _ in range(3)]).float()
+    scores[1] = torch.arange(length)
+    scores[2] = -torch.inf
+    scores[2, [0, -1]] = torch.tensor([1.0, 2.0])
+    best, places = beams._highest(scores, count)
+    expected = scores.sort(dim=1, descending=True).values[:, :count]
+    assert torch.equal(best, expected)
+    assert torch.equal(scores.gather(1, places), expected)
+    assert all(len(set(row)) == len(row) for row in places.tolist())

@@ -15,6 +15,7 @@ from quintet.generation.protocol import DecodingSession
 from quintet.generation.search import Found, Search
 
 NEVER = -1.0e9  # the score of what is no hypothesis: far below any real one, and still a number
+BLOCK = 128  # scores whose highest is found first, by `_highest`
 
 
 @dataclass
@@ -246,9 +247,28 @@ def _best_by_beam(scores: torch.Tensor, running: torch.Tensor, count: int) -> tu
     """The highest sums of scores (sources, beams, vocabulary) and running (sources, beams, 1), best first.
 
     Returns them (sources, count) and their places among all of a source. Of each beam no more than `count` can be among
-    them; so only those are added up, and found in less than half the time that one search over all takes.
+    them; so only those are added up, and found in a fraction of the time that one search over all takes.
     """
-    vocabulary = scores.shape[2]
-    of_beam, token = scores.topk(min(count, vocabulary))
+    sources, beams, vocabulary = scores.shape
+    of_beam, token = (found.view(sources, beams, -1) for found in _highest(scores.flatten(0, 1), count))
     best, place = (of_beam + running).flatten(1).topk(count)
     return best, place // of_beam.shape[2] * vocabulary + token.flatten(1).gather(1, place)
+
+
+def _highest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `scores.topk(count)` of scores (rows, n) on a CPU, or of all n if they are fewer, but faster where n is large.
+
+    Only blocks whose own highest is among the `count` highest of all blocks need to be searched, and finding the highest
+    of a block is ten times as fast as `topk`.
+    """
+    length = scores.shape[1]
+    blocks = length // BLOCK
+    if blocks < 4 * count:
+        return scores.topk(min(count, length))
+    whole = scores[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK))
+    highest = whole.amax(dim=2).topk(count, sorted=False).indices
+    inside, behind = torch.arange(BLOCK), torch.arange(blocks * BLOCK, length)
+    places = (highest[:, :, None] * BLOCK + inside).flatten(1)
+    places = torch.cat([places, behind.expand(len(places), -1)], dim=1)
+    best, at = scores.gather(1, places).topk(count)
+    return best, places.gather(1, at)
