@@ -1,7 +1,7 @@
 // A step of the decoder: its own tokens, the source's, and the scores of what comes next.
 #pragma once
 
-#include "attention.h"
+#include "decoder_attention.h"
 #include "pass.h"
 
 namespace quintet::QUINTET_ISA {

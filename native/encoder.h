@@ -1,7 +1,7 @@
 // The passes through the encoder, and from its states to the keys and values that the decoder looks at.
 #pragma once
 
-#include "attention.h"
+#include "encoder_attention.h"
 #include "pass.h"
 
 namespace quintet::QUINTET_ISA {

@@ -27,6 +27,16 @@ INLINE Floats load_first(const float *from, int count) {
 #endif
 }
 
+INLINE Floats load_first(const Brain *from, int count) {
+#if defined(__AVX512F__)
+    return (Floats)((Words)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), from)) << 16);
+#else
+    Floats value{};
+    for (int i = 0; i < count; i++) value[i] = to_float(from[i]);
+    return value;
+#endif
+}
+
 // Adds products of weights' lower and upper halves. AVX2's sums of four of them are far from saturating.
 INLINE Ints add_halves(Ints sum, Words low, Words even, Words high, Words odd) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
@@ -39,7 +49,7 @@ INLINE Ints add_halves(Ints sum, Words low, Words even, Words high, Words odd) {
 }
 
 // A vector of weights' bytes holds 2 * BYTES inputs: part of a group, or several groups.
-template <int ROWS, int TOKENS>
+template <class Scale, int ROWS, int TOKENS>
 INLINE void token_tile_int4(const quintet_matrix &w, const Rows &rows, const Packed &x, int64_t token, float *out,
                             const Target &to) {
     constexpr int64_t INPUTS = 2 * BYTES;
@@ -68,9 +78,9 @@ INLINE void token_tile_int4(const quintet_matrix &w, const Rows &rows, const Pac
             prefetch(weights + r * distance + at + rows.ahead);
             Words pairs = load_part(weights + r * distance + at, size);
             Words low = pairs & LOWER_HALVES, high = pairs >> 4 & LOWER_HALVES;
-            const float *scales = w.scale + (rows.first + r * rows.apart) * groups + first;
-            Floats scale =
-                lanes == WIDTH ? splat(*scales) : __builtin_shuffle(load_first(scales, present), scale_of_lane);
+            const Scale *scales = (const Scale *)w.scale + (rows.first + r * rows.apart) * groups + first;
+            Floats scale = lanes == WIDTH ? splat(to_float(*scales))
+                                          : __builtin_shuffle(load_first(scales, present), scale_of_lane);
 #pragma GCC unroll 8
             for (int t = 0; t < TOKENS; t++)
                 results[r][t] += to_floats(add_halves(total[t], low, even[t], high, odd[t])) * scale;

@@ -29,18 +29,17 @@ INLINE void unpack_group(const uint8_t *from, int64_t count, __m512i values, uin
 INLINE void unpack_to_brains(const quintet_matrix &w, int64_t row, int64_t first, int64_t end, Brain *to) {
     const int64_t bytes = row_bytes(w), group = group_size(w);
     const uint8_t *from = (const uint8_t *)w.data + row * bytes;
-    const float *scale = w.scale + row * (w.inputs / group) + first / group;
-    int64_t at = first;
+    int64_t at = first, number = row * (w.inputs / group) + first / group;  // of the scale
     if (group == 32)
-        for (; at + 64 <= end; at += 64, scale += 2) {
-            const __m512i values = values_of(scale[0], scale[1]);
+        for (; at + 64 <= end; at += 64, number += 2) {
+            const __m512i values = values_of(scale_at(w, number), scale_at(w, number + 1));
             prefetch(from + at / 2 + UNPACKED_ROWS * bytes);
             unpack_group(from + at / 2, 32, values, 0, to + at - first);
             unpack_group(from + at / 2 + 16, 32, values, 0x00100010, to + at - first + 32);
         }
-    for (int64_t stop = at - at % group; at < end; at = stop, scale++) {
+    for (int64_t stop = at - at % group; at < end; at = stop, number++) {
         stop = least(stop + group, end);
-        const __m512i values = values_of(*scale, *scale);
+        const __m512i values = values_of(scale_at(w, number), scale_at(w, number));
         for (int64_t i = at; i < stop; i += 32) {
             prefetch(from + i / 2 + UNPACKED_ROWS * bytes);
             unpack_group(from + i / 2, stop - i, values, 0, to + i - first);
@@ -59,7 +58,8 @@ static void multiply_int4(const quintet_matrix &w, int64_t first, int64_t end, c
             keep_memory_in_order();
             Packed part = x;
             part.data += at * LANES * sizeof(Brain);
-            multiply_on_tiles<false>({room, nullptr, rows, inputs, QUINTET_BFLOAT16, 0}, 0, rows, part, panel, panels,
+            const quintet_matrix unpacked{room, nullptr, rows, inputs, QUINTET_BFLOAT16, 0, 0};
+            multiply_on_tiles<false>(unpacked, 0, rows, part, panel, panels,
                                      {to.out + (row - first) * LANES, to.stride, to.adds || at > 0});
         }
 }
@@ -78,12 +78,12 @@ struct Unpacked {
 // Inputs of one group, from `at` on. Sums of a panel's tokens begin, once a group, at -8 times those of their numbers.
 struct Group {
     int64_t at;
-    const float *scale;    // of the first row; those of the next rows are `groups` apart
+    int64_t scale;         // its number, of the first row; those of the next rows are `groups` apart
     const int32_t *total;  // of the first panel; those of the next panels are `groups` rows of 16 apart
 
     Group(const Unpacked &weights, int64_t at, const Packed &x, int64_t panel) : at(at) {
         const int64_t size = group_size(weights.w), number = (weights.first + at) / size;
-        scale = weights.w.scale + weights.row * weights.groups + number;
+        scale = weights.row * weights.groups + number;
         total = number * size == weights.first + at ? x.total + (panel * weights.groups + number) * LANES : nullptr;
     }
     Ints start(int64_t distance) const { return total == nullptr ? Ints{} : load_as<Ints>(total + distance); }
@@ -137,11 +137,11 @@ INLINE void multiply_unpacked(const Unpacked &weights, int64_t row, const Packed
                         sums[r][p][part] = add_bytes(sums[r][p][part], weight, numbers[p][part]);
             }
         }
-        const float *scale = group.scale + row * groups;
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
+            const float scale = scale_at(weights.w, group.scale + (row + r) * groups);
             for (int p = 0; p < PANELS; p++)
-                for (int part = 0; part < PARTS; part++)
-                    results[r][p][part] += to_floats(sums[r][p][part]) * scale[r * groups];
+                for (int part = 0; part < PARTS; part++) results[r][p][part] += to_floats(sums[r][p][part]) * scale;
+        }
     }
     for (int p = 0; p < PANELS; p++)
         for (int r = 0; r < ROWS; r++)

@@ -28,6 +28,13 @@ constexpr int32_t rounded_type(int32_t weights) {
     return weights;
 }
 
+// One of some numbers that are float32 or bfloat16.
+INLINE float number_at(const void *numbers, int32_t type, int64_t index) {
+    return type == QUINTET_FLOAT32 ? ((const float *)numbers)[index] : to_float(((const Brain *)numbers)[index]);
+}
+
+INLINE float scale_at(const quintet_matrix &w, int64_t index) { return number_at(w.scale, w.scale_type, index); }
+
 INLINE int64_t row_bytes(const quintet_matrix &w) {
     return w.type == QUINTET_INT4 ? w.inputs / 2 : w.inputs * element_size(w.type);
 }
@@ -37,7 +44,7 @@ struct FloatMath {
     typedef Floats Sum;
     INLINE Words prepare(Words weights) { return weights; }
     INLINE Sum add(Sum sum, Words w, Words x) { return sum + (Floats)w * (Floats)x; }
-    INLINE Floats finish(Sum sum, const float *, int64_t, const Packed &, int64_t) { return sum; }
+    INLINE Floats finish(Sum sum, const quintet_matrix &, int64_t, const Packed &, int64_t) { return sum; }
     INLINE FourFloats finish(FourFloats sums, FourFloats, const Packed &, int64_t) { return sums; }
 };
 
@@ -52,7 +59,7 @@ struct BrainMath {
         return sum + (Floats)(w & 0xffff0000u) * (Floats)(x & 0xffff0000u);
 #endif
     }
-    INLINE Floats finish(Sum sum, const float *, int64_t, const Packed &, int64_t) { return sum; }
+    INLINE Floats finish(Sum sum, const quintet_matrix &, int64_t, const Packed &, int64_t) { return sum; }
     INLINE FourFloats finish(FourFloats sums, FourFloats, const Packed &, int64_t) { return sums; }
 };
 
@@ -99,9 +106,9 @@ struct ByteMath {
     INLINE Words prepare(Words weights) { return weights ^ hidden(0x80808080u); }
     INLINE Sum add(Sum sum, Words w, Words x) { return add_bytes(sum, w, x); }
 #endif
-    INLINE Floats finish(Sum sum, const float *scale, int64_t row, const Packed &x, int64_t token) {
+    INLINE Floats finish(Sum sum, const quintet_matrix &w, int64_t row, const Packed &x, int64_t token) {
         Ints exact = sum - OFFSET * (Ints)load_as<Words>(x.total + token);
-        return to_floats(exact) * (scale[row] * load(x.scale + token));
+        return to_floats(exact) * (scale_at(w, row) * load(x.scale + token));
     }
     INLINE FourFloats finish(FourInts sums, FourFloats scale, const Packed &x, int64_t token) {
         return __builtin_convertvector(sums - OFFSET * x.total[token], FourFloats) * (scale * x.scale[token]);

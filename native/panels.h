@@ -49,7 +49,7 @@ INLINE void panel_tile(const quintet_matrix &w, int64_t row, const Packed &x, in
             for (int part = 0; part < PARTS; part++) {
                 int64_t token = (panel + p) * LANES + part * WIDTH;
                 put(out + p * to.stride + r * LANES + part * WIDTH,
-                    Math::finish(sums[r][p][part], w.scale, row + r, x, token), to.adds);
+                    Math::finish(sums[r][p][part], w, row + r, x, token), to.adds);
             }
 }
 

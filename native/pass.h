@@ -156,7 +156,7 @@ INLINE void read_embedding(const quintet_matrix &embedding, int64_t id, float *b
         for (int64_t d = 0; d < size; d++) block[d * stride] = row[d];
     } else if (embedding.type == QUINTET_INT8) {
         const int8_t *row = (const int8_t *)embedding.data + id * size;
-        for (int64_t d = 0; d < size; d++) block[d * stride] = (float)row[d] * embedding.scale[id];
+        for (int64_t d = 0; d < size; d++) block[d * stride] = (float)row[d] * scale_at(embedding, id);
     } else {
         const Brain *row = (const Brain *)embedding.data + id * size;
         for (int64_t d = 0; d < size; d++) block[d * stride] = to_float(row[d]);

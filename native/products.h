@@ -56,8 +56,9 @@ static void token_rows(int64_t count, const quintet_matrix &w, const Rows &rows,
                        float *out, const Target &to) {
     if constexpr (COUNT > 1)
         if (count < COUNT) return token_rows<Math, ROWS, COUNT - 1>(count, w, rows, x, token, out, to);
-    if constexpr (__is_same(Math, Int4Math)) token_tile_int4<ROWS, COUNT>(w, rows, x, token, out, to);
-    else token_tile<Math, ROWS, COUNT>(w, rows, x, token, out, to);
+    if constexpr (!__is_same(Math, Int4Math)) token_tile<Math, ROWS, COUNT>(w, rows, x, token, out, to);
+    else if (w.scale_type == QUINTET_FLOAT32) token_tile_int4<float, ROWS, COUNT>(w, rows, x, token, out, to);
+    else token_tile_int4<Brain, ROWS, COUNT>(w, rows, x, token, out, to);
 }
 
 // Four rows at a time meet all the tokens. They are far apart, and the next four are the next of each: four streams of

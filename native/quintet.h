@@ -13,20 +13,21 @@
 extern "C" {
 #endif
 
-#define QUINTET_VERSION 2
+#define QUINTET_VERSION 3
 
 #pragma GCC visibility push(default)
 
 enum quintet_type { QUINTET_FLOAT32, QUINTET_BFLOAT16, QUINTET_INT8, QUINTET_INT4 };
 enum quintet_activation { QUINTET_RELU, QUINTET_GELU_TANH, QUINTET_GELU, QUINTET_SILU };
 
-/* Integers times `scale`: one for each output (group 0), or for each output and group of inputs. Of two int4 in a byte,
-   the lower half is the input of even number; 8 stands for zero. Inputs of int4 are a multiple of 8. */
+/* Integers times `scale`, float32 or bfloat16 (scale_type): one for each output (group 0), or for each output and group
+   of inputs. Of two int4 in a byte, the lower half is the input of even number; 8 stands for zero. Inputs of int4 are a
+   multiple of 8. */
 typedef struct {
     const void *data; /* NULL: not there */
-    const float *scale;
+    const void *scale;
     int64_t outputs, inputs;
-    int32_t type, group;
+    int32_t type, group, scale_type;
 } quintet_matrix;
 
 /* Numbers of float32 or bfloat16 as they lie in memory: (i, j) at i * row_stride + j * column_stride, one of them 1. */

@@ -7,11 +7,6 @@
 
 namespace quintet::QUINTET_ISA {
 
-INLINE float weight_at(const quintet_matrix &norm, int64_t index) {
-    return norm.type == QUINTET_FLOAT32 ? ((const float *)norm.data)[index]
-                                        : to_float(((const Brain *)norm.data)[index]);
-}
-
 // Vectors of a row of a panel.
 struct Row {
     Floats part[PARTS];
@@ -55,12 +50,12 @@ static void normalize(const float *block, int64_t size, const quintet_matrix &no
     float factors[L];
     norm_factors<L>(block, size, epsilon, factor, factors);
     if constexpr (L == 1) {
-        for (int64_t at = 0; at < size; at++) result[at] = block[at] * factors[0] * weight_at(norm, at);
+        for (int64_t at = 0; at < size; at++) result[at] = block[at] * factors[0] * number_at(norm.data, norm.type, at);
     } else {
         Row times = load_row(factors);
         for (int64_t at = 0; at < size; at++) {
             Row row = load_row(block + at * L);
-            float weight = weight_at(norm, at);
+            float weight = number_at(norm.data, norm.type, at);
             for (int part = 0; part < PARTS; part++)
                 store(result + at * L + part * WIDTH, row.part[part] * times.part[part] * weight);
         }

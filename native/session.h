@@ -60,8 +60,8 @@ struct Targets {
     }
 };
 
-// Keys and values of sources in all layers: (layers, heads, panels, key and value, width, 16), in bfloat16 (width / 2, 16,
-// 2). A source begins a panel. In 8 bits each panel's are followed by the scales (key and value, 16).
+// Keys and values of sources in all layers: (layers, heads, panels, key and value, width, 16), of bfloat16 (..., width
+// / 2, 16, 2). A source begins a panel. In 8 bits each panel's are followed by the scales (key and value, 16).
 struct Sources {
     uint8_t *data;
     int64_t panels, heads, width;  // width: d_kv rounded up to 2

@@ -46,10 +46,10 @@ template <bool IS_BYTES>
 INLINE void put_tile(const float *tile, int64_t rows, const quintet_matrix &w, int64_t row, const Packed &x,
                      int64_t panel, float *out, bool adds) {
     for (int64_t r = 0; r < rows; r++) {
-        if constexpr (IS_BYTES)
-            put(out + r * LANES,
-                to_floats(load_as<Ints>(tile + r * LANES)) * (w.scale[row + r] * load(x.scale + panel * LANES)), adds);
-        else put(out + r * LANES, load(tile + r * LANES), adds);
+        if constexpr (IS_BYTES) {
+            Floats scale = scale_at(w, row + r) * load(x.scale + panel * LANES);
+            put(out + r * LANES, to_floats(load_as<Ints>(tile + r * LANES)) * scale, adds);
+        } else put(out + r * LANES, load(tile + r * LANES), adds);
     }
 }
 

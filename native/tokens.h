@@ -33,7 +33,7 @@ INLINE void token_tile(const quintet_matrix &w, const Rows &rows, const Packed &
     if (at < bytes) step(at, bytes - at);
     FourFloats scale{};
     if (w.scale != nullptr)
-        for (int r = 0; r < ROWS; r++) scale[r] = w.scale[rows.first + r * rows.apart];
+        for (int r = 0; r < ROWS; r++) scale[r] = scale_at(w, rows.first + r * rows.apart);
 #pragma GCC unroll 8
     for (int t = 0; t < TOKENS; t++) {
         FourFloats result;

@@ -68,7 +68,7 @@ struct Storage {
     }
 
     quintet_matrix matrix(int32_t type, int64_t outputs, int64_t inputs, int32_t group = 0) {
-        quintet_matrix found{nullptr, nullptr, outputs, inputs, type, group};
+        quintet_matrix found{nullptr, nullptr, outputs, inputs, type, group, QUINTET_FLOAT32};
         const float scale = 1.f / std::sqrt(static_cast<float>(inputs));
         if (type == QUINTET_FLOAT32) {
             found.data = keep(random_floats(outputs * inputs, scale));
@@ -83,7 +83,17 @@ struct Storage {
         } else {
             for (int64_t i = 0; i < size; i++) data[i] = static_cast<char>(generator()());
             const float unit = scale / (type == QUINTET_INT8 ? 64.f : 4.f);
-            found.scale = keep(Floats(outputs * (group == 0 ? 1 : inputs / group), unit));
+            const int64_t scales = outputs * (group == 0 ? 1 : inputs / group);
+            if (group == 0) {
+                found.scale = keep(Floats(scales, unit));
+            } else {  // in half of the room, so that reading them as float32 goes beyond it
+                auto *halves = reinterpret_cast<uint16_t *>(bytes(2 * scales));
+                uint32_t bits;
+                std::memcpy(&bits, &unit, 4);
+                for (int64_t i = 0; i < scales; i++) halves[i] = static_cast<uint16_t>(bits >> 16);
+                found.scale = halves;
+                found.scale_type = QUINTET_BFLOAT16;
+            }
         }
         found.data = data;
         return found;

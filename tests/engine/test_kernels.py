@@ -37,21 +37,26 @@ class Weights:
 
     @property
     def matrix(self) -> Matrix:
-        scale = None if self.scale is None else self.scale.data_ptr()
-        return Matrix(self.stored.data_ptr(), scale, self.outputs, self.inputs, TYPES[self.kind], self.group)
+        matrix = Matrix(self.stored.data_ptr(), None, self.outputs, self.inputs, TYPES[self.kind], self.group)
+        if self.scale is not None:
+            matrix.scale, matrix.scale_type = self.scale.data_ptr(), TYPES[str(self.scale.dtype)[6:]]
+        return matrix
 
     def plain(self) -> np.ndarray:
-        """(outputs, inputs) in float64; a scale in float32 times an integer is exact there."""
+        """(outputs, inputs) in float64; a scale times an integer is exact there."""
         if self.scale is None:
             return self.stored.double().numpy()
         return dequantize(self.stored, self.scale.double()).numpy()
 
 
 def make_weights(kind: str, outputs: int, inputs: int, seed: int, group: int | None = None) -> Weights:
+    """Random ones; integers of an odd seed have their scales in bfloat16."""
     floats = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
     if kind in ("float32", "bfloat16"):
         return Weights(kind, floats.to(getattr(torch, kind)))
-    integers, scale = quantize(floats, 8 if kind == "int8" else 4, group or inputs, torch.float32)
+    integers, scale = quantize(
+        floats, 8 if kind == "int8" else 4, group or inputs, torch.bfloat16 if seed % 2 else torch.float32
+    )
     return Weights(kind, integers, scale, group or 0)
 
 
@@ -80,7 +85,7 @@ def expected(weights: Weights, x: torch.Tensor, many: bool) -> tuple[np.ndarray,
     """The product (tokens, outputs) of the numbers as they are rounded, and how far from it a result may lie."""
     if becomes_bfloat16(weights, many):
         assert weights.scale is not None
-        weights = Weights("bfloat16", dequantize(weights.stored, weights.scale).bfloat16())
+        weights = Weights("bfloat16", dequantize(weights.stored, weights.scale.float()).bfloat16())
     plain = weights.plain()
     if weights.scale is None:
         numbers = x.to(weights.stored.dtype).double().numpy()

@@ -30,6 +30,7 @@ class Matrix(ctypes.Structure):
         ("inputs", c_int64),
         ("type", c_int32),
         ("group", c_int32),
+        ("scale_type", c_int32),
     ]
 
 

@@ -142,7 +142,6 @@ class Plan:
             matrix.group = matrix.inputs // scale.shape[1]
         if matrix.type == TYPES[torch.int8] and matrix.group:
             raise Unsupported(f"{name}: int8 in groups")
-        if scale.dtype != torch.float32:
-            scale = scale.float()
-        self._held.append(scale)
-        matrix.scale = scale.data_ptr()
+        if scale.dtype not in FLOATS:
+            raise Unsupported(f"{name}, whose scales are {scale.dtype}")
+        matrix.scale, matrix.scale_type = scale.data_ptr(), TYPES[scale.dtype]

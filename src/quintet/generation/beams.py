@@ -258,8 +258,8 @@ def _best_by_beam(scores: torch.Tensor, running: torch.Tensor, count: int) -> tu
 def _highest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """As `scores.topk(count)` of scores (rows, n) on a CPU, or of all n if they are fewer, but faster where n is large.
 
-    Only blocks whose own highest is among the `count` highest of all blocks need to be searched, and finding the highest
-    of a block is ten times as fast as `topk`.
+    Only blocks whose own highest is among the `count` highest of all blocks need to be searched, and to find a block's
+    highest is ten times as fast as `topk`.
     """
     length = scores.shape[1]
     blocks = length // BLOCK
