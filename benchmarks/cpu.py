@@ -35,6 +35,7 @@ from typing import Any
 import cpu_contestants
 import cpu_files
 import cpu_report
+import cpu_shares
 import torch
 from cpu_cases import CONTESTANTS, SHAPES, Case, Contestant, cases, quick_cases
 from cpu_limits import limits
@@ -169,7 +170,7 @@ class Benchmark:
     def save(self) -> None:
         """Write what has been measured so far; a run that is cut short keeps it."""
         self.figures["limits"] = medians(self._limits)
-        self.figures["shares"] = cpu_report.shares(self.figures)
+        self.figures["shares"] = cpu_shares.shares(self.figures)
         if self.options.output:
             self.options.output.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
 

@@ -1,13 +1,11 @@
-"""The figures of benchmarks/cpu.py as tables and as a plot, and what they say of the machine's limits."""
+"""The figures of benchmarks/cpu.py as tables and as a plot."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cpu_cases import SHAPES
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +34,13 @@ def figure(row: dict[str, Any], name: str) -> float | None:
 
 
 def ratio(row: dict[str, Any], name: str) -> float | None:
-    """How many times as fast quintet is as the best peer of the same precision; of int4, as quintet's int8.
+    """How many times as fast quintet is as its rival; None if there is none."""
+    fastest = rival(row, name)
+    return None if fastest is None else fastest / statistics.median(row["seconds"][name])
+
+
+def rival(row: dict[str, Any], name: str) -> float | None:
+    """The seconds of the best peer of the same precision; of int4, of quintet's int8.
 
     The peers' int8 rounds the vocabulary, too, and is the rival of quintet's both.
     """
@@ -45,11 +49,16 @@ def ratio(row: dict[str, Any], name: str) -> float | None:
         rivals = [name.replace("int4", "int8")]
     else:
         ending = f"-{precision.removesuffix('_all')}"
-        rivals = [other for other in row["seconds"] if not _is_quintet(other) and other.endswith(ending)]
+        rivals = [other for other in row["seconds"] if not is_quintet(other) and other.endswith(ending)]
     times = [statistics.median(row["seconds"][rival]) for rival in rivals if rival in row["seconds"]]
     if library != "quintet" or name not in row["seconds"] or not times:
         return None
-    return min(times) / statistics.median(row["seconds"][name])
+    return min(times)
+
+
+def is_quintet(name: str) -> bool:
+    """Whether that is a contestant of ours."""
+    return name.startswith("quintet-")
 
 
 def summary(row: dict[str, Any]) -> dict[str, Any]:
@@ -59,63 +68,6 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
         "figures": {name: figure(row, name) for name in row["seconds"]},
         "ratios": {name: times for name in row["seconds"] if (times := ratio(row, name)) is not None},
     }
-
-
-def shares(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """How much of the machine's limits quintet reaches: of the bandwidth in decoding, of the products in encoding."""
-    return [*_shares_of_reading(figures), *_shares_of_products(figures)]
-
-
-def _shares_of_reading(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Of one row: the weights a step reads, over the time of a step, which is what tokens after the first take."""
-    for row in figures["rows"]:
-        firsts = [other for other in figures["rows"] if other["kind"] == "first" and _same_source(other, row)]
-        if row["kind"] != "greedy" or not firsts:
-            continue
-        for name in filter(_is_quintet, row["seconds"]):
-            whole, first = (statistics.median(part["seconds"][name]) for part in (row, firsts[0]))
-            step = (whole - first) / (row["new"] - 1)
-            reached = figures["step_bytes"][row["model"]][name] / step
-            yield {**_named(row, name), "of": "read bandwidth", "share": reached / row["limits"]["read"]}
-
-
-def _shares_of_products(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The time that the products would take at the machine's peak, over the time taken.
-
-    Queries with keys, and weights with values, stay in bfloat16 where matrices are of integers.
-    """
-    for row in figures["rows"]:
-        if row["kind"] != "encoder":
-            continue
-        matrices, attention = _encoder_operations(row)
-        for name in filter(_is_quintet, row["seconds"]):
-            precision = name.split("-")[1]
-            peaks = row["limits"]
-            floats = peaks["float32" if precision == "float32" else "bfloat16"]
-            best = matrices / peaks["int8" if precision.startswith("int") else precision] + attention / floats
-            share = best / statistics.median(row["seconds"][name])
-            yield {**_named(row, name), "of": "matrix-product peak", "share": share}
-
-
-def _encoder_operations(row: dict[str, Any]) -> tuple[int, int]:
-    """Multiplications and additions with weights, and among tokens."""
-    shape = SHAPES[row["model"]]
-    inner = shape["num_heads"] * shape["d_kv"]
-    weights = shape["d_model"] * (4 * inner + 2 * shape["d_ff"])
-    tokens = row["batch"] * row["source"]
-    return 2 * tokens * weights * shape["num_layers"], 4 * tokens * row["source"] * inner * shape["num_layers"]
-
-
-def _is_quintet(name: str) -> bool:
-    return name.startswith("quintet-")
-
-
-def _same_source(first: dict[str, Any], row: dict[str, Any]) -> bool:
-    return all(first[key] == row[key] for key in ("model", "batch", "source"))
-
-
-def _named(row: dict[str, Any], name: str) -> dict[str, Any]:
-    return {"model": row["model"], "kind": row["kind"], "case": row["case"], "name": name}
 
 
 # -- on the terminal
@@ -174,7 +126,10 @@ def _share_table(rows: list[dict[str, Any]]) -> Table:
     for header in ("", "model", "case", "of", "share"):
         table.add_column(header)
     for row in rows:
-        table.add_row(row["name"], row["model"], f"{row['kind']} {row['case']}", row["of"], f"{row['share']:.0%}")
+        allowed = f": {row['allows']:.0f} tokens/s" if "allows" in row else ""
+        times = f" ({row['ratio']:.2f})" if row.get("ratio") else ""
+        case = f"{row['kind']} {row['case']}"
+        table.add_row(row["name"], row["model"], case, f"{row['of']}{allowed}{times}", f"{row['share']:.0%}")
     return table
 
 
