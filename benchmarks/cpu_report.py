@@ -127,7 +127,7 @@ def _share_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(header)
     for row in rows:
         allowed = f": {row['allows']:.0f} tokens/s" if "allows" in row else ""
-        times = f" ({row['ratio']:.2f})" if row.get("ratio") else ""
+        times = f" ({row['ratio']:.2f} times the rival's)" if row.get("ratio") else ""
         case = f"{row['kind']} {row['case']}"
         table.add_row(row["name"], row["model"], case, f"{row['of']}{allowed}{times}", f"{row['share']:.0%}")
     return table

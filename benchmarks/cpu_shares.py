@@ -38,28 +38,31 @@ def _of_products(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _of_answers(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The least time of a whole answer, over the time taken; with it, how many times the rival's speed that would be.
+    """The time of a whole answer at the machine's limits, over the time taken.
 
-    Bars that lie beyond this ratio cannot be reached on the machine.
+    With it, how many times the rival's speed that would be: more is out of reach, as long as weights come from memory and
+    not from a cache.
     """
     for row in figures["rows"]:
         if row["kind"] not in ("greedy", "beams"):
             continue
         for name in filter(is_quintet, row["seconds"]):
-            least = _encoding(row, name) + _decoding(row, name, figures["step_bytes"][row["model"]][name])
-            rivals = rival(row, name)
+            best = _encoding(row, name) + _decoding(row, name, figures["step_bytes"][row["model"]][name])
+            fastest = rival(row, name)
             yield {
                 **_named(row, name),
                 "of": "what the machine allows",
-                "share": least / statistics.median(row["seconds"][name]),
-                "allows": row["batch"] * row["new"] / least,
-                "ratio": None if rivals is None else rivals / least,
+                "share": best / statistics.median(row["seconds"][name]),
+                "allows": row["batch"] * row["new"] / best,
+                "ratio": None if fastest is None else fastest / best,
             }
 
 
 def _encoding(row: dict[str, Any], name: str) -> float:
-    """Seconds of the encoder's products at the peak. Queries with keys, and weights with values, stay in bfloat16 where
-    matrices are of integers."""
+    """Seconds of the encoder's products at the peak; reading its weights, which short sources wait for, is left out.
+
+    Queries with keys, and weights with values, stay in bfloat16 where matrices are of integers.
+    """
     shape = SHAPES[row["model"]]
     inner, tokens = shape["num_heads"] * shape["d_kv"], row["batch"] * row["source"]
     weights = shape["d_model"] * (4 * inner + 2 * shape["d_ff"])

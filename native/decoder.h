@@ -83,10 +83,14 @@ struct Decoding {
 
     int64_t source_of(int64_t token) const { return step.source_of_row[row_of(token)]; }
 
-    // How many tokens from `first` on look at the same source, up to `end`, and up to as many as do so together.
+    // How many tokens of a source may look at it together. One by one if some threads would have nothing to do.
+    int64_t most_together() const { return L == 1 && model.heads < pass.team.size ? 1 : QUERIES_TOGETHER; }
+
+    // How many tokens from `first` on do so, up to `end`.
     int64_t count_together(int64_t first, int64_t end) const {
         int64_t token = first + 1;
-        while (token < least(end, first + QUERIES_TOGETHER) && source_of(token) == source_of(first)) token++;
+        end = least(end, first + most_together());
+        while (token < end && source_of(token) == source_of(first)) token++;
         return token - first;
     }
 
@@ -94,20 +98,19 @@ struct Decoding {
     bool leads(int64_t token) const {
         int64_t before = 0;
         while (before < token && source_of(token - before - 1) == source_of(token)) before++;
-        return before % QUERIES_TOGETHER == 0;
+        return before % most_together() == 0;
     }
 
     void attend_sources(const quintet_attention &cross, int64_t number) const {
         pass.products({&cross.query}, pass.normalized(cross.norm, cross.query), {pass.space.wide[0]});
         share(pass.team, pass.panels * model.heads, [&](int64_t item) {
-            int64_t head = item / pass.panels, token = item % pass.panels * L, end = least(token + L, tokens);
-            if (L == 1) {
-                if (!leads(token)) return;
-                attend_source_of_tokens(number, head, token, count_together(token, tokens));
-            }
-            for (int64_t count; L > 1 && token < end; token += count) {
-                count = count_together(token, end);
+            int64_t head = item / pass.panels, token = item % pass.panels * L;
+            if (L == 1 && !leads(token)) return;
+            int64_t end = L == 1 ? token + count_together(token, tokens) : least(token + L, tokens);
+            while (token < end) {
+                int64_t count = count_together(token, end);
                 attend_source_of_tokens(number, head, token, count);
+                token += count;
             }
         });
         pass.output(cross);

@@ -237,7 +237,7 @@ INLINE void weigh_own(Width width, const Number *const *slots, int64_t count, co
 }
 
 // Over the row's own tokens up to `position`. `query` and `result` have room for `targets.width` numbers, those behind
-// d_kv are zero.
+// d_kv are zero; the query does not stay as it was.
 template <class Number, class Width>
 INLINE void attend_own_of(Width width, float *query, const Targets &targets, int64_t layer, int64_t head, int64_t row,
                           int64_t position, const HeadBias &bias, float *scores, float *result) {

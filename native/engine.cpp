@@ -147,7 +147,7 @@ struct Room {
         space.rounded = rounded.bytes();
         space.scale = scale.floats();
         space.total = reinterpret_cast<int32_t *>(total.bytes());
-        make_scores(space, round_up(keys + 1, LANES) * QUERIES_TOGETHER);
+        make_scores(space, round_up(keys, LANES) * QUERIES_TOGETHER);
         return space;
     }
 
@@ -162,7 +162,7 @@ struct Room {
         space.bias_size = 2 * (longest + LANES);
         bias.reserve(model.heads * space.bias_size * 4);
         space.bias = bias.floats();
-        make_scores(space, QUERIES_AT_ONCE * ((longest + LANES) / LANES * LANES + model.d_kv + 1) * LANES);
+        make_scores(space, QUERIES_AT_ONCE * (round_up(longest, LANES) + model.d_kv + 1) * LANES);
         return space;
     }
 
@@ -186,7 +186,7 @@ struct Layout {
             first_panel.push_back(panels);
             length.push_back(tokens);
             longest = std::max(longest, tokens);
-            panels += (tokens + LANES - 1) / LANES;
+            panels += round_up(tokens, LANES) / LANES;
             source_of_panel.resize(panels, source);
         }
         first_panel.push_back(panels);
@@ -324,6 +324,8 @@ private:
 };
 
 // -- the C functions ------------------------------------------------------------------------------------------------
+
+int quintet_version(void) { return QUINTET_VERSION; }
 
 const char *quintet_error(void) { return last_error.c_str(); }
 

@@ -75,6 +75,9 @@ typedef struct {
 
 typedef struct quintet_session quintet_session;
 
+/* QUINTET_VERSION of the library that was built: structures and functions may differ in another. */
+int quintet_version(void);
+
 /* Why the last call of this thread failed. */
 const char *quintet_error(void);
 

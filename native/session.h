@@ -33,7 +33,7 @@ struct Chunk {
 struct Targets {
     Chunk *chunk;
     int64_t chunks;
-    int64_t heads, width;  // width: d_kv rounded up to 32, filled up with zeros
+    int64_t heads, width;  // width: d_kv filled up with zeros to two vectors of the widest instruction set
     CacheType kept;
 
     // What a row's place has of a head.

@@ -427,3 +427,15 @@ def test_rounded_models_there_are_no_kernels_for(tmp_path: Path, values: dict[st
     model = quintet.T5ForConditionalGeneration.from_pretrained(tmp_path, quantization_config=config)
     assert engine_of(model) is EagerEngine
     assert first_logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_scales_that_lie_apart(folder: Path, bits: int) -> None:
+    """They are read where they are, one behind the other; the layers take any."""
+    model = quintet.T5ForConditionalGeneration.from_pretrained(folder, quantization_config=QuantizationConfig(bits))
+    expected = first_logits(model)
+    scale = own_query(model).weight_scale
+    scale.data = torch.stack([scale, -scale], dim=-1)[..., 0]
+    assert not scale.is_contiguous()
+    assert engine_of(model) is EagerEngine
+    assert relative_error(first_logits(model), expected) < 0.05

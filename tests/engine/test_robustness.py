@@ -209,6 +209,16 @@ def test_a_library_that_cannot_be_loaded_is_said(
     assert "models compute with PyTorch's operations" in record.getMessage()
 
 
+def test_a_library_of_another_version_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an update without a new build its structures would be misread."""
+    monkeypatch.setattr("quintet.engine.library.VERSION", 999)
+    assert load_library.__wrapped__() is None
+    (record,) = caplog.records
+    assert "built from another version of quintet: install it again" in record.getMessage()
+
+
 LIMITED = """
 import resource, torch, quintet
 from quintet.engine import load_library

@@ -18,6 +18,7 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
 """quintet_type; of int4 there are two in a byte."""
 
 PATH = Path(__file__).with_name("libquintet.so")
+VERSION = 3  # QUINTET_VERSION of the header that this file follows
 
 
 class Matrix(ctypes.Structure):
@@ -97,7 +98,10 @@ class Library:
     """
 
     def __init__(self, path: Path) -> None:
+        """Raises OSError for a file that is no such library, or one of another version's."""
         self._library = library = ctypes.CDLL(str(path))
+        if not hasattr(library, "quintet_version") or library.quintet_version() != VERSION:
+            raise OSError(f"{path} was built from another version of quintet: install it again")
         pointer = c_void_p
         for name, result, arguments in (
             ("error", c_char_p, []),
@@ -232,6 +236,6 @@ def load_library() -> Library | None:
         return None
     try:
         return Library(PATH)
-    except OSError as error:  # made for another system's libraries
+    except OSError as error:  # made for another system's libraries, or left from an older quintet
         logger.warning("the native engine cannot be loaded (%s): models compute with PyTorch's operations", error)
         return None

@@ -122,8 +122,7 @@ class Plan:
         tensor = self._tensors.get(f"{name}.weight")
         if tensor is None:
             raise Unsupported(f"{name}, which has no weight")
-        if tensor.device.type != "cpu" or not tensor.is_contiguous() or type(tensor.data) is not torch.Tensor:
-            raise Unsupported(f"{name}, whose weight is no plain tensor on the CPU")
+        self._check_plain(tensor, f"{name}, whose weight")
         scale = self._tensors.get(f"{name}.weight_scale")
         if tensor.dtype not in types or tensor.is_floating_point() == (scale is not None):
             raise Unsupported(f"{name} of {tensor.dtype}")
@@ -132,6 +131,11 @@ class Plan:
         if scale is not None:
             self._add_scale(found, scale, name)
         return found
+
+    @staticmethod
+    def _check_plain(tensor: torch.Tensor, name: str) -> None:
+        if tensor.device.type != "cpu" or not tensor.is_contiguous() or type(tensor.data) is not torch.Tensor:
+            raise Unsupported(f"{name} is no plain tensor on the CPU")
 
     def _add_scale(self, matrix: Matrix, scale: torch.Tensor, name: str) -> None:
         if matrix.type == TYPES[torch.uint8]:
@@ -142,6 +146,7 @@ class Plan:
             matrix.group = matrix.inputs // scale.shape[1]
         if matrix.type == TYPES[torch.int8] and matrix.group:
             raise Unsupported(f"{name}: int8 in groups")
+        self._check_plain(scale, f"{name}, whose scale")
         if scale.dtype not in FLOATS:
-            raise Unsupported(f"{name}, whose scales are {scale.dtype}")
+            raise Unsupported(f"{name} with scales of {scale.dtype}")
         matrix.scale, matrix.scale_type = scale.data_ptr(), TYPES[scale.dtype]

@@ -250,7 +250,7 @@ def _best_by_beam(scores: torch.Tensor, running: torch.Tensor, count: int) -> tu
     them; so only those are added up, and found in a fraction of the time that one search over all takes.
     """
     sources, beams, vocabulary = scores.shape
-    of_beam, token = (found.view(sources, beams, -1) for found in _highest(scores.flatten(0, 1), count))
+    of_beam, token = (found.unflatten(0, (sources, beams)) for found in _highest(scores.flatten(0, 1), count))
     best, place = (of_beam + running).flatten(1).topk(count)
     return best, place // of_beam.shape[2] * vocabulary + token.flatten(1).gather(1, place)
 
@@ -267,8 +267,9 @@ def _highest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
         return scores.topk(min(count, length))
     whole = scores[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK))
     highest = whole.amax(dim=2).topk(count, sorted=False).indices
-    inside, behind = torch.arange(BLOCK), torch.arange(blocks * BLOCK, length)
-    places = (highest[:, :, None] * BLOCK + inside).flatten(1)
+    numbers = torch.arange(BLOCK, device=scores.device)
+    places = (highest[:, :, None] * BLOCK + numbers).flatten(1)
+    behind = blocks * BLOCK + numbers[: length - blocks * BLOCK]
     places = torch.cat([places, behind.expand(len(places), -1)], dim=1)
     best, at = scores.gather(1, places).topk(count)
     return best, places.gather(1, at)
