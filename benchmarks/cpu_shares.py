@@ -40,8 +40,8 @@ def _of_products(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _of_answers(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The time of a whole answer at the machine's limits, over the time taken.
 
-    With it, how many times the rival's speed that would be: more is out of reach, as long as weights come from memory and
-    not from a cache.
+    With it, how many times the rival's speed that would be: more is out of reach, as long as weights come from memory
+    and not from a cache.
     """
     for row in figures["rows"]:
         if row["kind"] not in ("greedy", "beams"):
