@@ -2,7 +2,8 @@
 
 For translations (Tatoeba's dev pairs) and summaries (SciTLDR's dev set), none of which the roundings have seen:
 the size of the weights, the loss per target token, the Kullback-Leibler divergence of the predictions from float32's
-(which shows what the loss hides where a model is unsure anyway), and how many greedy generations are the same tokens.
+(which shows what the loss hides where a model is unsure anyway), the cosine between both scores of a token about their
+mean, and how many most probable tokens, and how many whole greedy generations, are the same.
 A second table rounds one kind of layer at a time. Speed is not measured here.
 
     python benchmarks/quantization.py --model ../shared/models/flan-t5-small-title --data ../shared/data
@@ -146,6 +147,8 @@ def _figures(
         figures[name] = {
             "loss": F.nll_loss(predicted, targets).item(),
             "divergence": _divergence(expected["predicted"], predicted),
+            "cosine": _cosine(expected["predicted"], predicted),
+            "argmax": (expected["predicted"].argmax(1) == predicted.argmax(1)).float().mean().item(),
             "same": same / len(generated),
         }
     return figures
@@ -165,6 +168,12 @@ def _predictions(model: Any, group: list[dict[str, torch.Tensor]]) -> torch.Tens
 
 def _divergence(expected: torch.Tensor, predicted: torch.Tensor) -> float:
     return F.kl_div(predicted, expected, reduction="batchmean", log_target=True).item()
+
+
+def _cosine(expected: torch.Tensor, predicted: torch.Tensor) -> float:
+    """The mean over tokens, about the mean of their scores, which says nothing and is most of their size."""
+    ours, theirs = (scores - scores.mean(dim=1, keepdim=True) for scores in (predicted, expected))
+    return F.cosine_similarity(ours, theirs, dim=1).mean().item()
 
 
 def _generations(model: Any, batch: dict[str, torch.Tensor]) -> list[list[int]]:
@@ -194,7 +203,8 @@ def _sensitivity(folder: Path, kind: str, batches: dict[str, Any], reference: di
 
 
 def _print_row(row: dict[str, Any], batches: dict[str, Any]) -> None:
-    cells = [f"{row[n]['loss']:.3f} | {row[n]['divergence']:.4f} | {row[n]['same']:4.0%}" for n in batches]
+    formats = {"loss": ".3f", "divergence": ".4f", "cosine": ".5f", "argmax": ".1%", "same": "4.0%"}
+    cells = [f"{row[name][figure]:{form}}" for name in batches for figure, form in formats.items()]
     print(f"| {row['what']:23} | {row['megabytes']:5.0f} | {' | '.join(cells)} |", flush=True)
 
 
