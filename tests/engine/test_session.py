@@ -164,6 +164,19 @@ def test_threads_wait_for_each_other(isa: str) -> None:
         torch.set_num_threads(before)
 
 
+def test_more_threads_than_heads(isa: str) -> None:
+    """Rows of a source look at it one by one then, so that every thread has some."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        both = Both(make_model(num_layers=1, num_heads=1), sources([33, 6]))
+        both.select([0, 0, 0, 1, 1])
+        both.step(1)
+        both.step(2, "step_all")
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_everything_taken_back(isa: str) -> None:
     both = Both(make_model(), sources([5, 9]))
     both.step(4)
