@@ -30,7 +30,7 @@ struct Shape {
 template <>
 struct Shape<Int4Math, 1> {
 #if defined(__AVX512F__)
-    static constexpr int COUNT = 3;
+    static constexpr int COUNT = 4;
 #else
     static constexpr int COUNT = 1;
 #endif
