@@ -35,24 +35,32 @@ struct Decoding {
         });
     }
 
-    // One head's numbers of one lane, filled up with zeros.
-    void gather(const float *block, int64_t lane, float *result) const {
-        for (int64_t d = 0; d < model.d_kv; d++) result[d] = block[d * L + lane];
-        for (int64_t d = model.d_kv; d < step.targets.width; d++) result[d] = 0;
+    // Where a head's numbers of a token begin in pass.space.wide[which]; they lie L apart.
+    float *numbers_of(int64_t which, int64_t token, int64_t head) const {
+        return pass.space.wide[which] + (token / L * pass.inner() + head * model.d_kv) * L + token % L;
+    }
+
+    // They, filled up with zeros.
+    void gather(const float *from, float *numbers) const {
+        for (int64_t d = 0; d < model.d_kv; d++) numbers[d] = from[d * L];
+        for (int64_t d = model.d_kv; d < step.targets.width; d++) numbers[d] = 0;
+    }
+
+    void scatter(const float *numbers, float *to) const {
+        for (int64_t d = 0; d < model.d_kv; d++) to[d * L] = numbers[d];
     }
 
     void keep(int64_t number, int64_t panel, int64_t head) const {
         const Targets &targets = step.targets;
         const Chunk &chunk = targets.chunk[targets.chunks - 1];
-        int64_t at = (panel * pass.inner() + head * model.d_kv) * L;
-        float numbers[MOST_NUMBERS];
-        each_token(panel, [&](int64_t token, int64_t lane) {
+        HeadNumbers numbers;
+        each_token(panel, [&](int64_t token, int64_t) {
             const Chunk *own = &chunk;
             while (own->start > position_of(token)) own--;
             Number *to = (Number *)targets.slot(*own, number, head, row_of(token), position_of(token));
             float *scales = targets.scales(*own, number, head, row_of(token), position_of(token));
             for (int i = 0; i < 2; i++) {
-                gather(pass.space.wide[1 + i] + at, lane, numbers);
+                gather(numbers_of(1 + i, token, head), numbers);
                 keep_numbers(numbers, targets.width, to + i * targets.width, scales + i);
             }
         });
@@ -69,13 +77,12 @@ struct Decoding {
             int64_t panel = item / model.heads, head = item % model.heads;
             if (!keeps_first) keep(number, panel, head);
             HeadBias bias(own, head);
-            float query[MOST_NUMBERS], result[MOST_NUMBERS];
-            float *block = pass.space.wide[0] + (panel * pass.inner() + head * model.d_kv) * L;
-            each_token(panel, [&](int64_t token, int64_t lane) {
-                gather(block, lane, query);
+            HeadNumbers query, result;
+            each_token(panel, [&](int64_t token, int64_t) {
+                gather(numbers_of(0, token, head), query);
                 attend_own<Number>(query, step.targets, number, head, row_of(token), position_of(token), bias, scores,
                                    result);
-                for (int64_t d = 0; d < model.d_kv; d++) block[d * L + lane] = result[d];
+                scatter(result, numbers_of(0, token, head));
             });
         });
         pass.output(own);
@@ -119,16 +126,12 @@ struct Decoding {
     void attend_source_of_tokens(int64_t number, int64_t head, int64_t first, int64_t count) const {
         const Sources &sources = step.sources;
         HeadNumbers query[QUERIES_TOGETHER], result[QUERIES_TOGETHER];
-        auto block = [&](int64_t token) {
-            return pass.space.wide[0] + (token / L * pass.inner() + head * model.d_kv) * L + token % L;
-        };
-        for (int64_t i = 0; i < count; i++) gather(block(first + i), 0, query[i]);
+        for (int64_t i = 0; i < count; i++) gather(numbers_of(0, first + i, head), query[i]);
         int64_t source = source_of(first);
         const Number *keys = (const Number *)sources.at(number, head, sources.first_panel[source]);
         attend_source<Number>(count, query, keys, sources.panel_bytes() / (int64_t)sizeof(Number),
                               sources.length[source], sources.width, scores, result);
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t d = 0; d < model.d_kv; d++) block(first + i)[d * L] = result[i][d];
+        for (int64_t i = 0; i < count; i++) scatter(result[i], numbers_of(0, first + i, head));
     }
 
     void run() const {

@@ -140,7 +140,8 @@ INLINE void attend_source_of(Width width, const HeadNumbers *query, const Number
 }
 
 // `count` queries, QUERIES at most, over a source whose keys are panels of (width, 16), each with its values and, if
-// there are any, the scales of both behind it; `stride` numbers from panel to panel. `scores` has room for all queries'.
+// there are any, the scales of both behind it; `stride` numbers from panel to panel. `scores` has room for those of all
+// queries.
 template <class Number, int QUERIES = QUERIES_TOGETHER>
 static void attend_source(int64_t count, const HeadNumbers *query, const Number *keys, int64_t stride, int64_t length,
                           int64_t width, float *scores, HeadNumbers *result) {
@@ -167,16 +168,17 @@ struct OwnKeys {
         return targets.scales(chunk, layer, head, targets.place_of(chunk, row, position), position);
     }
 
-    // Some keys and values will be needed soon, which lie too scattered for the processor to foresee it. Inline, since
-    // GCC leaves out calls of a function that only prefetches.
-    __attribute__((always_inline)) void fetch(int64_t first, int64_t end) const {
-        for (int64_t next = first; next < least(end, chunk.start + chunk.count); next++)
-            for (int64_t byte = 0; byte < 2 * targets.width * (int64_t)sizeof(Number); byte += 64)
-                prefetch((const uint8_t *)at(next) + byte);
-    }
 };
 
 constexpr int64_t OWN_AHEAD = 12;  // positions; of the next row, too
+
+// A key, and its value, will be needed soon; they lie too scattered for the processor to foresee it. Inline, since GCC
+// leaves out calls of a function that only prefetches.
+template <class Number>
+INLINE void fetch_own(int64_t width, const Number *key) {
+    const auto *from = (const uint8_t *)key;
+    for (int64_t byte = 0; byte < 2 * width * (int64_t)sizeof(Number); byte += 64) prefetch(from + byte);
+}
 
 // In place: a query's numbers, or a result's, in the order of load_two, or (BACK) as they were.
 template <class Number, bool BACK, class Width>
@@ -206,12 +208,14 @@ INLINE Floats products_of(const float *query, const Number *key, Width width) {
 }
 
 template <class Number, class Width>
-INLINE void score_own(Width width, const float *query, const OwnKeys<Number> &keys, const Number *const *slots,
-                      int64_t count, float *scores) {
-    int64_t at = 0;
-    keys.fetch(keys.chunk.start, keys.chunk.start + OWN_AHEAD);
+INLINE void score_own(Width width, const float *query, const Number *const *slots, int64_t count, float *scores) {
+    int64_t at = 0, next = 0;
+    auto fetch = [&](int64_t end) {
+        for (; next < least(end, count); next++) fetch_own(width, slots[next]);
+    };
+    fetch(OWN_AHEAD);
     for (; at + 4 <= count; at += 4) {
-        keys.fetch(keys.chunk.start + at + OWN_AHEAD, keys.chunk.start + at + OWN_AHEAD + 4);
+        fetch(at + OWN_AHEAD + 4);
         auto product = [&](int64_t i) { return products_of(query, slots[at + i], width); };
         FourFloats four = sums_of_four(product(0), product(1), product(2), product(3));
         __builtin_memcpy(scores + at, &four, sizeof four);
@@ -252,10 +256,12 @@ INLINE void attend_own_of(Width width, float *query, const Targets &targets, int
         }
     };
     const Chunk &front = targets.chunk[0];
-    if (row + 1 < front.places) OwnKeys<Number>{targets, front, layer, head, row + 1}.fetch(0, OWN_AHEAD);
+    if (row + 1 < front.places)
+        for (int64_t next = 0; next < least(OWN_AHEAD, front.count); next++)
+            fetch_own(width, OwnKeys<Number>{targets, front, layer, head, row + 1}.at(next));
     reorder<Number, false>(width, query);
     each_chunk([&](const auto &keys, const auto &slots, int64_t count, float *to) {
-        score_own(width, query, keys, slots, count, to);
+        score_own(width, query, slots, count, to);
         if constexpr (IS_SCALED<Number>)
             for (int64_t at = 0; at < count; at++) to[at] *= keys.scales(keys.chunk.start + at)[0];
     });

@@ -220,24 +220,14 @@ INLINE void keep_numbers(const float *numbers, int64_t size, Number *to, float *
 // beside it. Scales, of each token, only with integers.
 template <class Number>
 static void keep_rows(const float *block, int64_t rows, Number *to, float *scales) {
+    if constexpr (sizeof(Number) == 2) return round_to_brains_by_panel(block, rows, (uint8_t *)to);
     float factors[LANES];
     if constexpr (sizeof(Number) == 1) int8_factors<LANES>(block, rows, factors, scales);
-    for (int64_t row = 0; row < rows; row += 2)
-        for (int part = 0; part < PARTS; part++) {
-            Number *at = to + row * LANES + part * WIDTH;
-            const float *from = block + row * LANES + part * WIDTH;
-            Floats first = load(from), second = row + 1 < rows ? load(from + LANES) : Floats{};
-            if constexpr (sizeof(Number) == 2) {
-                store(at + part * WIDTH, bfloat16_pairs(first, second));
-            } else if constexpr (sizeof(Number) == 1) {
-                Floats factor = load(factors + part * WIDTH);
-                store_bytes(at, to_nearest(first * factor));
-                store_bytes(at + LANES, to_nearest(second * factor));
-            } else {
-                store(at, first);
-                store(at + LANES, second);
-            }
-        }
+    for (int64_t at = 0; at < rounded_up(rows, 2) * LANES; at += WIDTH) {
+        Floats numbers = at < rows * LANES ? load(block + at) : Floats{};
+        if constexpr (sizeof(Number) == 1) store_bytes(to + at, to_nearest(numbers * load(factors + at % LANES)));
+        if constexpr (sizeof(Number) == 4) store(to + at, numbers);
+    }
 }
 
 // gate = activation(gate) * up, or activation(gate) without `up`.

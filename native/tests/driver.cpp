@@ -62,6 +62,14 @@ struct Storage {
         return reinterpret_cast<float *>(block);
     }
 
+    // The upper halves of floats: bfloat16, cut off.
+    const char *keep_halves(const Floats &numbers) {
+        char *block = bytes(2 * numbers.size());
+        for (size_t i = 0; i < numbers.size(); i++)
+            std::memcpy(block + 2 * i, reinterpret_cast<const char *>(&numbers[i]) + 2, 2);
+        return block;
+    }
+
     char *bytes(int64_t count) {
         blocks.emplace_back(new char[count]);
         return blocks.back().get();
@@ -74,28 +82,19 @@ struct Storage {
             found.data = keep(random_floats(outputs * inputs, scale));
             return found;
         }
-        int64_t size = outputs * inputs * (type == QUINTET_BFLOAT16 ? 4 : type == QUINTET_INT8 ? 2 : 1) / 2;
-        char *data = bytes(size);
         if (type == QUINTET_BFLOAT16) {
-            Floats numbers = random_floats(outputs * inputs, scale);
-            for (int64_t i = 0; i < outputs * inputs; i++)
-                std::memcpy(data + 2 * i, reinterpret_cast<const char *>(&numbers[i]) + 2, 2);
-        } else {
-            for (int64_t i = 0; i < size; i++) data[i] = static_cast<char>(generator()());
-            const float unit = scale / (type == QUINTET_INT8 ? 64.f : 4.f);
-            const int64_t scales = outputs * (group == 0 ? 1 : inputs / group);
-            if (type == QUINTET_INT4 && group == 0) {
-                found.scale = keep(Floats(scales, unit));
-            } else {  // in half of the room, so that reading them as float32 goes beyond it
-                auto *halves = reinterpret_cast<uint16_t *>(bytes(2 * scales));
-                uint32_t bits;
-                std::memcpy(&bits, &unit, 4);
-                for (int64_t i = 0; i < scales; i++) halves[i] = static_cast<uint16_t>(bits >> 16);
-                found.scale = halves;
-                found.scale_type = QUINTET_BFLOAT16;
-            }
+            found.data = keep_halves(random_floats(outputs * inputs, scale));
+            return found;
         }
+        const int64_t size = outputs * inputs / (type == QUINTET_INT8 ? 1 : 2);
+        char *data = bytes(size);
+        for (int64_t i = 0; i < size; i++) data[i] = static_cast<char>(generator()());
         found.data = data;
+        const Floats scales(outputs * (group == 0 ? 1 : inputs / group), scale / (type == QUINTET_INT8 ? 64.f : 4.f));
+        // Those of bfloat16 are in half of the room: reading them as float32 goes beyond it.
+        found.scale_type = type == QUINTET_INT4 && group == 0 ? QUINTET_FLOAT32 : QUINTET_BFLOAT16;
+        if (found.scale_type == QUINTET_FLOAT32) found.scale = keep(scales);
+        else found.scale = keep_halves(scales);
         return found;
     }
 };

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.engine.native import INSTRUCTION_SETS, library, using
 
@@ -18,3 +19,12 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set that this processor has, in turn."""
     with using(request.param):
         yield request.param
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch computes on two threads, and so does the engine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

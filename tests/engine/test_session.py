@@ -151,30 +151,22 @@ def test_long_targets(isa: str) -> None:
     both.step(1)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads_wait_for_each_other(isa: str) -> None:
     """A token reads keys of its own step that another thread may have made. (`make sanitize` sees any such race.)"""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        both = Both(small_model(), sources([5, 9, 33]))
-        both.step(66, "step_all")
-        both.step(40, "step_states")
-        both.step(1)
-    finally:
-        torch.set_num_threads(before)
+    both = Both(small_model(), sources([5, 9, 33]))
+    both.step(66, "step_all")
+    both.step(40, "step_states")
+    both.step(1)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_more_threads_than_heads(isa: str) -> None:
     """Rows of a source look at it one by one then, so that every thread has some."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        both = Both(make_model(num_layers=1, num_heads=1), sources([33, 6]))
-        both.select([0, 0, 0, 1, 1])
-        both.step(1)
-        both.step(2, "step_all")
-    finally:
-        torch.set_num_threads(before)
+    both = Both(make_model(num_layers=1, num_heads=1), sources([33, 6]))
+    both.select([0, 0, 0, 1, 1])
+    both.step(1)
+    both.step(2, "step_all")
 
 
 def test_everything_taken_back(isa: str) -> None:
